@@ -1,0 +1,1 @@
+"""Restartable runs: counter-based seeds, the task ledger, worker identity, progress."""
