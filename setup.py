@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
@@ -45,49 +46,53 @@ NVCC = find_nvcc()
 
 
 class BuildNative(build_ext):
-    """Compiles kernels once per instruction set (C++) or with nvcc (CUDA), in parallel, then links as usual."""
+    """Compiles kernels once per instruction set with the C++ compiler, and the CUDA module with nvcc, in parallel."""
 
     def build_extension(self, ext: Extension) -> None:
         self.temp = Path(self.build_temp) / ext.name
+        self.temp.mkdir(parents=True, exist_ok=True)
+        compile_all = self.cuda_jobs if ext.name.endswith("_cuda") else self.cxx_jobs
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
-            jobs = [pool.submit(self.compile_cxx, ext, s, "module", []) for s in ext.sources]
-            for source in getattr(ext, "isa_sources", []):
-                for isa, flags in ISA_FLAGS.items():
-                    jobs.append(pool.submit(self.compile_cxx, ext, source, isa, [*flags, f"-DDDFAST_ISA={isa}"]))
-            jobs += [pool.submit(self.compile_cuda, s) for s in getattr(ext, "cuda_sources", [])]
-            ext.extra_objects = [o for job in jobs for o in job.result()]
-        ext.sources = []
+            objects = list(pool.map(lambda job: job(), compile_all(ext)))
+        if ext.name.endswith("_cuda"):
+            target = Path(self.get_ext_fullpath(ext.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.spawn([NVCC, "-shared", "-cudart=static", *objects, "-o", str(target)])
+            return
+        ext.extra_objects, ext.sources = objects, []
         super().build_extension(ext)
 
-    def compile_cxx(self, ext: Extension, source: str, tag: str, flags: list[str]) -> list[str]:
-        return self.compiler.compile(
-            [source], output_dir=str(self.temp / tag), include_dirs=ext.include_dirs, macros=ext.define_macros,
-            extra_postargs=[*CXX_FLAGS, *flags],
-        )  # fmt: skip
+    def cxx_jobs(self, ext: Extension) -> list[Callable[[], str]]:
+        def job(source: str, tag: str, flags: list[str]) -> Callable[[], str]:
+            options = {"include_dirs": ext.include_dirs, "macros": ext.define_macros}
+            out = str(self.temp / tag)
+            return lambda: self.compiler.compile([source], out, extra_postargs=[*CXX_FLAGS, *flags], **options)[0]
 
-    def compile_cuda(self, source: str) -> list[str]:
-        out = self.temp / "cuda" / (Path(source).name + ".o")
-        out.parent.mkdir(parents=True, exist_ok=True)
+        jobs = [job(s, "module", []) for s in ext.sources]
+        for source in sources("*/*_cpu.cpp"):
+            jobs += [job(source, isa, [*flags, f"-DDDFAST_ISA={isa}"]) for isa, flags in ISA_FLAGS.items()]
+        return jobs
+
+    def cuda_jobs(self, ext: Extension) -> list[Callable[[], str]]:
         archs = os.environ.get("DDFAST_CUDA_ARCHS", "80;86;89;90;100;120").split(";")
         codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
         codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
-        self.spawn([NVCC, "-std=c++17", "-O3", "--threads=2", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Icsrc", *codes,
-                    "-c", source, "-o", str(out)])  # fmt: skip
-        return [str(out)]
+        includes = [f"-I{d}" for d in [*ext.include_dirs, *self.compiler.include_dirs]]
+
+        def job(source: str, flags: list[str]) -> Callable[[], str]:
+            out = str(self.temp / (Path(source).name + ".o"))
+            command = [NVCC, "-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-g0", *includes, *flags]
+            return lambda: self.spawn([*command, "-c", source, "-o", out]) or out
+
+        return [job(s, []) for s in ext.sources] + [job(s, codes) for s in sources("*/*_cuda.cu")]
 
 
-cpu = Extension("ddfast._cpu", ["csrc/bindings/cpu_module.cpp"], include_dirs=["csrc", pybind11.get_include()],
-                libraries=["pthread"], language="c++", define_macros=[("DDFAST_X86", "1")] if X86 else [])  # fmt: skip
-cpu.isa_sources = sources("*/*_cpu.cpp")
-modules = [cpu]
+NATIVE_INCLUDES = ["csrc", pybind11.get_include()]
+modules = [
+    Extension("ddfast._cpu", ["csrc/bindings/cpu_module.cpp"], include_dirs=NATIVE_INCLUDES, language="c++", libraries=["pthread"],
+              define_macros=[("DDFAST_X86", "1")] if X86 else []),
+]  # fmt: skip
 if NVCC:
-    cuda_lib = Path(NVCC).resolve().parent.parent / "lib64"
-    cuda_include = Path(NVCC).resolve().parent.parent / "include"
-    cuda = Extension("ddfast._cuda", ["csrc/bindings/cuda_module.cpp"],
-                     include_dirs=["csrc", str(cuda_include), pybind11.get_include()],
-                     library_dirs=[str(cuda_lib)], libraries=["cudart_static", "rt", "dl", "pthread"],
-                     language="c++")  # fmt: skip
-    cuda.cuda_sources = sources("*/*_cuda.cu")
-    modules.append(cuda)
+    modules.append(Extension("ddfast._cuda", ["csrc/bindings/cuda_module.cpp"], include_dirs=NATIVE_INCLUDES))
 
 setup(ext_modules=modules, cmdclass={"build_ext": BuildNative})

@@ -43,7 +43,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("build_info", [] {
     py::dict d;
     d["compiler"] = "gcc " __VERSION__;
-    d["pybind11"] = py::str(PYBIND11_TOSTRING(PYBIND11_VERSION_MAJOR) "." PYBIND11_TOSTRING(PYBIND11_VERSION_MINOR));
+    d["pybind11"] = std::to_string(PYBIND11_VERSION_MAJOR) + "." + std::to_string(PYBIND11_VERSION_MINOR);
     return d;
   });
 }

@@ -1,0 +1,72 @@
+"""What is installed and what would run: the content of ``ddfast info`` and of ``ddfast.build_info()``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+from ddfast import _env, _native
+
+_PACKAGES = (
+    "torch", "torchvision", "triton", "numpy", "pillow", "simplejpeg", "safetensors", "timm", "openvino",
+    "nvidia-dali-cuda130", "nvidia-dali-cuda120",
+)  # fmt: skip
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as f:
+            for line in f:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> list[dict[str, Any]]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    gpus = []
+    for i in range(torch.cuda.device_count()):
+        p = torch.cuda.get_device_properties(i)
+        gpus.append({"name": p.name, "compute_capability": f"{p.major}.{p.minor}", "memory_gib": p.total_memory / 2**30})
+    return gpus
+
+
+def build_info() -> dict[str, Any]:
+    """Versions, native modules (or why one is missing), processor, GPUs and the backends of each op.
+
+    Returns:
+        A dictionary that can be written as JSON; keys ``ddfast``, ``python``, ``packages``, ``native``, ``machine``,
+        ``gpus`` and ``ops`` (op -> device -> backends, the default first).
+    """
+    from ddfast import ops
+    from ddfast.ops._registry import OPS
+
+    native: dict[str, Any] = {}
+    for name, module in (("_cpu", _native.cpu()), ("_cuda", _native.cuda())):
+        native[name] = module.build_info() if module else {"missing": _native.why_missing(name)}
+    if (cpu := _native.cpu()) is not None:
+        native["_cpu"]["isa"] = cpu.isa()
+    return {
+        "ddfast": _version("ddfast"),
+        "python": platform.python_version(),
+        "packages": {p: v for p in _PACKAGES if (v := _version(p))},
+        "native": native,
+        "malloc_tuned": _native.cpu() is not None and _env.tune_malloc(),
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": len(os.sched_getaffinity(0))},
+        "gpus": _gpus(),
+        "ops": {n: {d: ops.available_backends(n, d) for d in ("cpu", "cuda")} for n in sorted(OPS)},
+    }
