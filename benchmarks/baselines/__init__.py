@@ -1,0 +1,1 @@
+"""Plain transcriptions of what ddfast is compared with; they import nothing from ddfast."""
