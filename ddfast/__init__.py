@@ -1,0 +1,39 @@
+"""ddfast: fast, exact dataset distillation.
+
+``ddfast.distill("rded", source, observer=..., ipc=10, out=...)`` distils, ``ddfast.load(path)`` reads the result,
+``ddfast.ops`` holds the kernels, ``ddfast.build_info()`` tells what would run.  Names are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddfast import ops
+    from ddfast._info import build_info
+    from ddfast.methods import distill
+    from ddfast.store import DistilledSet, load, save
+
+__all__ = ["DistilledSet", "build_info", "distill", "load", "ops", "save"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DistilledSet": "ddfast.store",
+    "load": "ddfast.store",
+    "save": "ddfast.store",
+    "distill": "ddfast.methods",
+    "build_info": "ddfast._info",
+    "ops": "ddfast.ops",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ddfast' has no attribute {name!r}")
+    module = importlib.import_module(_HOMES[name])
+    return module if name == "ops" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

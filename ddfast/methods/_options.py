@@ -1,0 +1,48 @@
+"""How a run is carried out.  Nothing here changes what comes out, only where, how fast and how it is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(default: Any, help: str, **extra: Any) -> Any:
+    """A dataclass field that carries its command-line help."""
+    return field(default=default, metadata={"help": help, **extra})
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options shared by all methods."""
+
+    device: str = option("auto", "cpu, cuda, cuda:N or auto")
+    engine: str = option("auto", "observer forward: auto, torch, compile or openvino")
+    stream: str = option("auto", "image decoding: auto, threads, dali or torch")
+    workers: int | None = option(None, "decoding threads; 0 decodes in the main thread (default: one a core)")
+    batch_images: int = option(32, "source images a forward batch")
+    constant_frame_skip: bool = option(True, "compute only what the patch can influence (exact)")
+    resume: bool = option(False, "go on with the run in the output folder")
+    overwrite: bool = option(False, "replace the run in the output folder")
+    strict: bool = option(False, "stop at the first unreadable file instead of skipping it")
+    check_classes: bool = option(True, "compare the observer's class order with the source's first")
+    quiet: bool = option(False, "no progress, no report")
+    on_progress: Callable[..., None] | None = field(default=None, metadata={"cli": False})
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers: got {self.workers}, expected 0 or more")
+        if self.batch_images < 1:
+            raise ValueError(f"batch_images: got {self.batch_images}, expected 1 or more")
+        if self.resume and self.overwrite:
+            raise ValueError("resume and overwrite: give one of the two")
+        if self.engine not in {"auto", "torch", "compile", "openvino"}:
+            raise ValueError(f"engine: got {self.engine!r}, expected auto, torch, compile or openvino")
+
+    def torch_device(self) -> str:
+        """``device`` with ``auto`` resolved: CUDA when there is a device."""
+        if self.device != "auto":
+            return self.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"

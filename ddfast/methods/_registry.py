@@ -1,0 +1,78 @@
+"""Methods by name: each registers its config class, presets and run function."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ddfast.data import Source
+from ddfast.methods._options import RunOptions
+from ddfast.store import DistilledSet
+
+# One file or package a method; imported on first use so that `import ddfast.methods` stays cheap.
+_BUILT_IN = ("rded",)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A distillation method: ``run(source, out, config, options) -> DistilledSet``."""
+
+    name: str
+    config_class: type
+    presets: Mapping[str, Mapping[str, Any]]
+    run: Callable[[Source, Any, Any, RunOptions], DistilledSet]
+
+    def configure(self, preset: str | None, **values: Any) -> Any:
+        """The config of a preset with single values replaced (values that are None keep the preset's).
+
+        Raises:
+            ValueError: unknown preset; or a value that the config class refuses.
+            TypeError: unknown option.
+        """
+        if preset is not None and preset not in self.presets:
+            raise ValueError(f"preset: got {preset!r}, expected one of {', '.join(sorted(self.presets))}")
+        known = {f.name for f in dataclasses.fields(self.config_class)}
+        if unknown := sorted(set(values) - known):
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; options: {', '.join(sorted(known))}"
+            raise TypeError(f"{self.name} has no option {unknown[0]!r}{hint}")
+        chosen = dict(self.presets[preset]) if preset else {}
+        chosen.update({k: v for k, v in values.items() if v is not None})
+        return self.config_class(**chosen)
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register_method(
+    name: str, *, config_class: type, presets: Mapping[str, Mapping[str, Any]]
+) -> Callable[[Callable[..., DistilledSet]], Callable[..., DistilledSet]]:
+    """Decorator that registers ``run(source, out, config, options)`` as method ``name``."""
+
+    def decorate(run: Callable[..., DistilledSet]) -> Callable[..., DistilledSet]:
+        _METHODS[name] = Method(name, config_class, presets, run)
+        return run
+
+    return decorate
+
+
+def get_method(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in _METHODS and name in _BUILT_IN:
+        importlib.import_module(f"ddfast.methods.{name}")
+    if name not in _METHODS:
+        raise ValueError(f"method: got {name!r}, expected one of {', '.join(method_names())}")
+    return _METHODS[name]
+
+
+def method_names() -> list[str]:
+    """Names of all methods."""
+    return sorted({*_BUILT_IN, *_METHODS})
