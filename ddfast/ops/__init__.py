@@ -7,5 +7,15 @@ PyTorch's dispatcher as ``torch.ops.ddfast.<name>``.
 from __future__ import annotations
 
 from ddfast.ops._registry import BackendError, available_backends, use_backend
+from ddfast.ops.class_topk import EMPTY_KEY, class_topk, empty_topk
+from ddfast.ops.crop_score import crop_score
 
-__all__ = ["BackendError", "available_backends", "use_backend"]
+__all__ = [
+    "EMPTY_KEY",
+    "BackendError",
+    "available_backends",
+    "class_topk",
+    "crop_score",
+    "empty_topk",
+    "use_backend",
+]
