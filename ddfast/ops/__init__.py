@@ -9,6 +9,8 @@ from __future__ import annotations
 from ddfast.ops._registry import BackendError, available_backends, use_backend
 from ddfast.ops.class_topk import EMPTY_KEY, class_topk, empty_topk
 from ddfast.ops.crop_score import crop_score
+from ddfast.ops.mosaic import mosaic
+from ddfast.ops.multi_crop import multi_crop
 
 __all__ = [
     "EMPTY_KEY",
@@ -17,5 +19,7 @@ __all__ = [
     "class_topk",
     "crop_score",
     "empty_topk",
+    "mosaic",
+    "multi_crop",
     "use_backend",
 ]
