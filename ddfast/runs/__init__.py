@@ -1,1 +1,24 @@
 """Restartable runs: counter-based seeds, the task ledger, worker identity, progress."""
+
+from __future__ import annotations
+
+from ddfast.runs.atomic import RunError, atomic_write_bytes
+from ddfast.runs.launch import open_ledger
+from ddfast.runs.ledger import Ledger, Status
+from ddfast.runs.progress import Progress, ProgressEvent
+from ddfast.runs.task import DoneRecord, Task
+from ddfast.runs.worker import Worker, identify_worker
+
+__all__ = [
+    "DoneRecord",
+    "Ledger",
+    "Progress",
+    "ProgressEvent",
+    "RunError",
+    "Status",
+    "Task",
+    "Worker",
+    "atomic_write_bytes",
+    "identify_worker",
+    "open_ledger",
+]

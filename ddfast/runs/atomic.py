@@ -1,0 +1,189 @@
+"""Files that are either complete or not there: temporary name, fsync, rename.
+
+A reader, on this machine or on another one that shares the file system, never sees half a file. A full disk, a lost
+permission or an interrupt leaves neither the file nor its temporary; only a killed process can leave a temporary, and
+`remove_temporaries` knows it by its name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+TEMPORARY_PREFIX = ".ddfast-tmp-"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class RunError(RuntimeError):
+    """A run cannot go on as things stand on disk; the message says what to do."""
+
+
+def explain(error: OSError, path: Path, doing: str) -> RunError | None:
+    """The `RunError` for a full or read-only disk, or None if ``error`` is another one.
+
+    Args:
+        error: what the system reported.
+        path: the file or folder concerned.
+        doing: what was being done, for the message ("writing 12 bytes").
+    """
+    if error.errno in _FULL:
+        return RunError(
+            f"{path}: disk full or quota used up while {doing}; nothing half-written was left. "
+            "Free some space and run the same command with --resume: finished tasks are kept."
+        )
+    if error.errno in _REFUSED:
+        return RunError(
+            f"{path}: not allowed while {doing} ({error.strerror}). Make the folder writable and run the same command "
+            "with --resume, or choose another output folder."
+        )
+    return None
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path`` so that the file is complete or absent, also after a power cut.
+
+    The bytes go to a temporary in the same folder, are flushed to the disk, and take the final name in one step; the
+    folder is flushed too. Missing folders are made. An existing file is replaced.
+
+    Args:
+        path: the file.
+        data: its contents.
+
+    Raises:
+        RunError: the disk is full or the folder may not be written to.
+        OSError: any other failure of the system.
+    """
+    target = Path(path)
+    staged = stage_bytes(target, data)
+    publish([(staged, target)])
+
+
+def atomic_create_bytes(path: str | os.PathLike[str], data: bytes) -> bool:
+    """Like `atomic_write_bytes`, but never replaces: of several writers at once exactly one succeeds.
+
+    Args:
+        path: the file.
+        data: its contents.
+
+    Returns:
+        True if this call made the file, False if it was there.
+
+    Raises:
+        RunError, OSError: as in `atomic_write_bytes`.
+    """
+    target = Path(path)
+    staged = stage_bytes(target, data)
+    try:
+        os.link(staged, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise explain(error, target, "naming the finished file") or error from error
+        if target.exists():  # without hard links (FAT, some network shares) two writers can both get here
+            return False
+        os.replace(staged, target)
+    finally:
+        discard([staged])
+    flush_folder(target.parent)
+    return True
+
+
+def stage_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write ``data`` under a temporary name beside ``path`` and flush it to the disk.
+
+    Returns:
+        The temporary, for `publish` or `discard`.
+
+    Raises:
+        RunError, OSError: as in `atomic_write_bytes`; no temporary is left.
+    """
+    target = Path(path)
+    temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_and_flush(temporary, data)
+    except BaseException as error:
+        discard([temporary])
+        if isinstance(error, OSError):
+            raise explain(error, target, f"writing {len(data)} bytes") or error from error
+        raise
+    return temporary
+
+
+def publish(pairs: Iterable[tuple[Path, Path]]) -> None:
+    """Give staged files their final names, in the order given, and flush the folders.
+
+    Args:
+        pairs: (temporary, final path), both in the same folder.
+
+    Raises:
+        RunError, OSError: as in `atomic_write_bytes`; the temporaries not yet renamed are removed.
+    """
+    waiting = list(pairs)
+    folders = {target.parent for _, target in waiting}
+    while waiting:
+        temporary, target = waiting[0]
+        try:
+            os.replace(temporary, target)
+        except BaseException as error:
+            discard(pair[0] for pair in waiting)
+            if isinstance(error, OSError):
+                raise explain(error, target, "renaming the finished file") or error from error
+            raise
+        waiting.pop(0)
+    for folder in sorted(folders):
+        flush_folder(folder)
+
+
+def discard(temporaries: Iterable[Path]) -> None:
+    """Remove staged files; those already gone are no error."""
+    for temporary in temporaries:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: str | os.PathLike[str]) -> int:
+    """Remove what killed processes left in ``folder`` (not below it).
+
+    Call it only when nobody writes there any more.
+
+    Returns:
+        How many files were removed; 0 if the folder does not exist.
+    """
+    try:
+        found = [entry for entry in Path(folder).iterdir() if entry.name.startswith(TEMPORARY_PREFIX)]
+    except FileNotFoundError:
+        return 0
+    discard(found)
+    return len(found)
+
+
+def flush_folder(folder: str | os.PathLike[str]) -> None:
+    """fsync a folder, so that renames in it survive a power cut; does nothing where the system cannot."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except OSError:  # Windows cannot open folders, and a folder may be writable but not readable
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems refuse it
+            raise
+    finally:
+        os.close(handle)
+
+
+def _write_and_flush(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,83 @@
+"""What may stand in an output folder, and what may be deleted from it."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ddfast.runs.atomic import TEMPORARY_PREFIX, RunError
+
+RUN_FILE = "run.json"
+RECORDS_FILE = "records.json"
+TASKS_FOLDER = "tasks"
+STATE = (RUN_FILE, RECORDS_FILE, TASKS_FOLDER)
+DEFAULT_OUTPUTS = ("[0-9][0-9][0-9][0-9][0-9]", "manifest.json", "*.safetensors", "contact_sheet.png")
+_MARKERS = (RUN_FILE, "manifest.json")
+
+
+def is_empty(root: Path) -> bool:
+    """True if ``root`` does not exist or is a folder without entries.
+
+    Raises:
+        RunError: ``root`` is a file.
+    """
+    if root.exists() and not root.is_dir():
+        raise RunError(f"{root}: is a file, expected a folder (or nothing) to write the run to")
+    return not root.exists() or next(root.iterdir(), None) is None
+
+
+def read_marker(root: Path) -> dict[str, Any] | None:
+    """The contents of ``run.json`` or ``manifest.json`` if it is ddfast's own (its ``format`` says so), else None."""
+    for name in _MARKERS:
+        try:
+            content = json.loads((root / name).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            continue
+        if isinstance(content, dict) and str(content.get("format", "")).startswith("ddfast."):
+            return content
+    return None
+
+
+def clear_folder(root: Path) -> None:
+    """Delete an earlier run's files from ``root``, and only those.
+
+    The folder must carry ddfast's ``run.json`` or ``manifest.json``, and every entry in it must be one that a run
+    makes; otherwise nothing is deleted at all.
+
+    Raises:
+        RunError: the folder is not recognisably ddfast's, or holds other entries too.
+    """
+    if is_empty(root):
+        return
+    marker = read_marker(root)
+    if marker is None:
+        raise RunError(
+            f"{root}: not empty, and without a run.json or manifest.json of ddfast, so --overwrite does not touch it. "
+            "Choose another output folder, or empty this one yourself."
+        )
+    patterns = (*STATE, f"{TEMPORARY_PREFIX}*", *_texts(marker.get("outputs", DEFAULT_OUTPUTS)))
+    entries = sorted(root.iterdir())
+    foreign = [entry.name for entry in entries if entry.is_symlink() or not _matches(entry.name, patterns)]
+    if foreign:
+        raise RunError(
+            f"{root}: holds entries that no ddfast run made: {', '.join(foreign[:5])}"
+            f"{' ...' if len(foreign) > 5 else ''}. Nothing was deleted; move them away or choose another folder."
+        )
+    # the marker goes last: a deletion cut short is still recognised as ours
+    for entry in sorted(entries, key=lambda entry: entry.name in _MARKERS):
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(str(item) for item in value) if isinstance(value, (list, tuple)) else DEFAULT_OUTPUTS

@@ -1,0 +1,59 @@
+"""Open the ledger the way a command line asks for it, alone or as one of many workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ddfast.runs.folder import DEFAULT_OUTPUTS
+from ddfast.runs.ledger import Ledger
+from ddfast.runs.worker import Worker
+
+
+def open_ledger(
+    root: str | os.PathLike[str],
+    tasks: Sequence[str],
+    config: Mapping[str, Any],
+    *,
+    worker: Worker | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    verify: bool = False,
+    outputs: Sequence[str] = DEFAULT_OUTPUTS,
+) -> Ledger:
+    """Create, resume or join a run.
+
+    With ``resume`` every worker starts or continues the run, whichever comes first; use it for job arrays, whose tasks
+    start in any order. Without it worker 0 creates the run and the others wait for it.
+
+    Args:
+        root: output folder.
+        tasks: task ids in their order.
+        config: what decides the results.
+        worker: who this is; None for alone.
+        resume: go on with a run that may be there.
+        overwrite: delete an earlier run first; only alone, since other workers could already be in the old one.
+        verify: with ``resume``, compare checksums of finished files.
+        outputs: shell patterns of the entries the run makes in ``root``.
+
+    Raises:
+        ValueError: ``resume`` and ``overwrite`` together, or ``overwrite`` with several workers.
+        RunError: as `Ledger.create`, `Ledger.resume` and `Ledger.join`.
+    """
+    me = worker or Worker()
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other; choose one")
+    if overwrite and me.count > 1:
+        raise ValueError(
+            f"overwrite: not with {me.count} workers, some could be in the old run already. "
+            "Delete the folder first, or overwrite with a single worker."
+        )
+    if resume:
+        ledger = Ledger.resume(root, tasks, config, verify=verify, outputs=outputs)
+    elif me.index == 0:
+        ledger = Ledger.create(root, tasks, config, overwrite=overwrite, outputs=outputs)
+    else:
+        ledger = Ledger.join(root, tasks, config, outputs=outputs)
+    ledger.prefer(me.index, me.count)
+    return ledger

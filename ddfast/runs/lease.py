@@ -1,0 +1,253 @@
+"""Leases: who works on a task now, kept as small files on a file system that machines share.
+
+Task ``t`` is held through ``t.lease-<generation>``. A generation is made with O_CREAT | O_EXCL, so exactly one worker
+gets it, and its number is never used again: taking over a lease means making the next generation, for which again only
+one worker can win. Nothing is renamed or deleted under a live worker's feet.
+
+A lease is over when
+  * it was given back (its modification time is 0: that needs no disk space, so it works on a full disk), or
+  * its process is gone: seen only from the same machine, boot and process namespace, and safe against a reused
+    process number, or
+  * its heartbeat stood still for ``expiry`` seconds *of the looking worker's own monotonic clock*. No two clocks are
+    compared, so clock skew between machines cannot end a live lease; or
+  * its last heartbeat is more than ``expiry + CLOCK_SKEW`` seconds old by the wall clock, which spares a later resume
+    the wait. Machines whose clocks differ by more than CLOCK_SKEW would at worst do a task twice.
+
+Network file systems cache attributes (NFS up to 60 s), hence the default expiry of three minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ddfast.runs.atomic import explain
+
+CLOCK_SKEW = 900.0
+DEFAULT_EXPIRY = 180.0
+_BEATS_PER_EXPIRY = 6
+
+
+@dataclass(frozen=True)
+class Owner:
+    """One ledger object in one process: machine (host, boot, process namespace), process and a random part."""
+
+    machine: str
+    pid: int
+    started: str
+    token: str
+
+    @classmethod
+    def here(cls) -> Owner:
+        """The owner for this process, with a fresh random part."""
+        return cls(_machine(), os.getpid(), _process_start(os.getpid()), secrets.token_hex(8))
+
+    def __str__(self) -> str:
+        return f"{self.machine.split('/')[0]}:{self.pid}:{self.token}"
+
+    def gone(self) -> bool:
+        """True if the process certainly ended; False if it lives or cannot be seen from here."""
+        if self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return self.started != _process_start(self.pid)
+
+
+class LeaseBook:
+    """The leases of one folder as one worker sees them.
+
+    Args:
+        folder: where the lease files are.
+        expiry: seconds without a heartbeat after which a lease is over.
+        clock_skew: seconds by which the wall clocks of two machines may differ.
+    """
+
+    def __init__(self, folder: Path, *, expiry: float = DEFAULT_EXPIRY, clock_skew: float = CLOCK_SKEW) -> None:
+        if not expiry > 0:
+            raise ValueError(f"expiry: got {expiry!r}, expected a positive number of seconds")
+        self.folder = folder
+        self.expiry = expiry
+        self.clock_skew = clock_skew
+        self.owner = Owner.here()
+        self._seen: dict[str, tuple[int, int, float]] = {}
+        self._held: dict[str, int] = {}
+        self._lost: set[str] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def path(self, task: str, generation: int) -> Path:
+        """The file of one generation."""
+        return self.folder / f"{task}.lease-{generation}"
+
+    def claim(self, task: str) -> int | None:
+        """Try to get the lease of ``task``.
+
+        Returns:
+            The generation got (0 for a fresh task, more after failures and take-overs), or None if another worker
+            holds it or was faster.
+
+        Raises:
+            RunError, OSError: the lease file cannot be written.
+        """
+        generation = self._next_generation(task)
+        if generation is None or not self._create(task, generation):
+            return None
+        self._seen.pop(task, None)
+        with self._lock:
+            self._held[task] = generation
+            self._lost.discard(task)
+        self._start_heartbeat()
+        return generation
+
+    def held_by_other(self, task: str) -> bool:
+        """True if a live worker, not this one, holds ``task``."""
+        return task not in self._held and self._last_generation(task) >= 0 and self._next_generation(task) is None
+
+    def held_count(self) -> int:
+        """How many tasks this worker holds."""
+        return len(self._held)
+
+    def lost(self, task: str) -> bool:
+        """True if this worker held ``task`` and another one has taken it over since."""
+        return task in self._lost
+
+    def release(self, task: str) -> None:
+        """Give the lease back; the task is free at once."""
+        generation = self._forget(task)
+        if generation is not None:
+            try:
+                os.utime(self.path(task, generation), (0, 0))
+            except FileNotFoundError:
+                return  # somebody else finished the task and cleared its leases
+
+    def clear(self, task: str) -> None:
+        """Remove all lease files of a finished task."""
+        self._forget(task)
+        for generation in range(self._last_generation(task), -1, -1):
+            self.path(task, generation).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give back every lease still held and stop the heartbeat."""
+        for task in list(self._held):
+            self.release(task)
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+            self._thread = None
+
+    def beat(self) -> None:
+        """One heartbeat: touch every lease held, and notice those taken over."""
+        with self._lock:
+            for task, generation in self._held.items():
+                if self.path(task, generation + 1).exists():
+                    self._lost.add(task)
+                try:
+                    os.utime(self.path(task, generation))
+                except FileNotFoundError:
+                    self._lost.add(task)
+                except OSError:
+                    continue  # a passing fault of the file server; the next beat tries again
+
+    def _forget(self, task: str) -> int | None:
+        with self._lock:  # after this no heartbeat can touch the file again
+            return self._held.pop(task, None)
+
+    def _last_generation(self, task: str) -> int:
+        generation = 0
+        while self.path(task, generation).exists():
+            generation += 1
+        return generation - 1
+
+    def _next_generation(self, task: str) -> int | None:
+        last = self._last_generation(task)
+        if last >= 0 and not self._over(task, last):
+            return None
+        return last + 1
+
+    def _over(self, task: str, generation: int) -> bool:
+        path = self.path(task, generation)
+        try:
+            beat = path.stat().st_mtime_ns
+            owner = _read_owner(path)
+        except FileNotFoundError:
+            return False  # it changed under our eyes; the next look decides
+        if beat == 0 or (owner is not None and owner.gone()):
+            return True
+        if time.time() - beat * 1e-9 > self.expiry + self.clock_skew:
+            return True
+        now = time.monotonic()
+        known = self._seen.get(task)
+        if known is None or known[:2] != (generation, beat):
+            self._seen[task] = (generation, beat, now)
+            return False
+        return now - known[2] > self.expiry
+
+    def _create(self, task: str, generation: int) -> bool:
+        path = self.path(task, generation)
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise explain(error, path, "claiming a task") or error from error
+        try:
+            os.write(handle, json.dumps(self.owner.__dict__).encode())
+        except OSError as error:
+            os.utime(path, (0, 0))  # the generation stays used, but free for the next
+            raise explain(error, path, "claiming a task") or error from error
+        finally:
+            os.close(handle)
+        return True
+
+    def _start_heartbeat(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, name="ddfast-heartbeat", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self.expiry / _BEATS_PER_EXPIRY):
+            self.beat()
+
+
+def _read_owner(path: Path) -> Owner | None:
+    """The owner written in a lease; None while its maker has not finished writing."""
+    try:
+        return Owner(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        return None
+
+
+def _machine() -> str:
+    """Host name, boot and process namespace: only within one of these a process number means the same process."""
+    parts = [socket.gethostname()]
+    try:
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        parts.append("")  # no Linux: host name alone
+    return "/".join(parts)
+
+
+def _process_start(pid: int) -> str:
+    """When a process started (Linux clock ticks since boot), which tells a reused process number; else empty.
+
+    A process that ended but was not yet waited for by its parent counts as ended.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "ended" if fields[0] in "ZX" else fields[19]

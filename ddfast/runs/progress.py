@@ -1,0 +1,180 @@
+"""Progress with rate and time left: a bar on terminals, a line now and then elsewhere, a callback for programs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TextIO
+
+_WINDOW = 60.0
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """How far the work is: ``done`` of ``total``.
+
+    ``rate`` per second (0 if unknown); ``eta`` and ``elapsed`` in seconds, ``eta`` None while the rate is unknown;
+    ``message`` is the last one given to `Progress.update`.
+    """
+
+    done: int
+    total: int
+    rate: float
+    eta: float | None
+    elapsed: float
+    message: str = ""
+
+
+class Progress:
+    """Counts work and shows it.
+
+    Args:
+        total: how much work there is in all.
+        done: how much was done before, by an earlier run; it counts in the share shown but not in the rate, so the time
+            left is right from the start of a resumed run.
+        unit: what is counted, in the plural ("images").
+        title: what the work is.
+        mode: "bar" (tqdm), "lines" (one line every ``interval`` seconds), "quiet" (nothing), or "auto": bar if
+            ``stream`` is a terminal, else lines.
+        stream: where to write; None for standard error.
+        interval: seconds between two lines.
+        callback: called with a `ProgressEvent` after every update, in every mode.
+        clock: seconds, monotonic.
+
+    Raises:
+        ValueError: an unknown mode, or not 0 <= done <= total.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        done: int = 0,
+        unit: str = "items",
+        title: str = "",
+        mode: str = "auto",
+        stream: TextIO | None = None,
+        interval: float = 10.0,
+        callback: Callable[[ProgressEvent], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if mode not in ("auto", "bar", "lines", "quiet"):
+            raise ValueError(f"mode: got {mode!r}, expected 'auto', 'bar', 'lines' or 'quiet'")
+        if not 0 <= done <= total:
+            raise ValueError(f"done: got {done} of total {total}, expected 0 <= done <= total")
+        self.total = total
+        self.done = done
+        self._unit = unit
+        self._title = title
+        self._stream = sys.stderr if stream is None else stream
+        self._interval = interval
+        self._callback = callback
+        self._clock = clock
+        self._began = clock()
+        self._last_line = self._began
+        self._samples: deque[tuple[float, int]] = deque([(self._began, done)])
+        self._message = ""
+        if mode == "auto":
+            mode = "bar" if self._stream.isatty() else "lines"
+        self._mode = mode
+        self._bar = self._make_bar() if mode == "bar" else None
+
+    def update(self, count: int = 1, message: str = "") -> None:
+        """Add ``count`` to the work done.
+
+        Args:
+            count: how much more is done.
+            message: a few words on the present state, shown behind the numbers.
+        """
+        self.done += count
+        self._message = message
+        now = self._clock()
+        self._remember(now)
+        if self._bar is not None:
+            self._bar.set_postfix_str(message, refresh=False)
+            self._bar.update(count)
+        elif self._mode == "lines" and now - self._last_line >= self._interval:
+            self._print_line(now)
+        if self._callback is not None:
+            self._callback(self.event())
+
+    def event(self) -> ProgressEvent:
+        """The present state; the rate is the mean over the last minute."""
+        now = self._clock()
+        before, count = self._samples[0]
+        rate = (self.done - count) / (now - before) if now > before else 0.0
+        left = max(self.total - self.done, 0)
+        eta = left / rate if rate > 0 else (0.0 if left == 0 else None)
+        return ProgressEvent(self.done, self.total, rate, eta, now - self._began, self._message)
+
+    def write(self, text: str) -> None:
+        """Print a line without tearing the bar; nothing in quiet mode."""
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        elif self._mode == "lines":
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Show the last state and stop."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._mode == "lines":
+            self._print_line(self._clock())
+        self._mode, self._bar = "quiet", None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _remember(self, now: float) -> None:
+        self._samples.append((now, self.done))
+        while len(self._samples) > 2 and now - self._samples[1][0] >= _WINDOW:
+            self._samples.popleft()
+
+    def _make_bar(self) -> Any:
+        from tqdm import tqdm  # only where a bar is shown
+
+        return tqdm(
+            total=self.total,
+            initial=self.done,
+            unit=f" {self._unit}",
+            desc=self._title or None,
+            file=self._stream,
+            dynamic_ncols=True,
+        )
+
+    def _print_line(self, now: float) -> None:
+        self._last_line = now
+        print(format_event(self.event(), unit=self._unit, title=self._title), file=self._stream, flush=True)
+
+
+def format_event(event: ProgressEvent, *, unit: str = "items", title: str = "") -> str:
+    """One line: ``"title: 120/3000 images (4 %), 25.1 images/s, 1 min 55 s left, message"``."""
+    share = f" ({100 * event.done // event.total} %)" if event.total else ""
+    parts = [f"{event.done}/{event.total} {unit}{share}"]
+    if event.rate > 0:
+        parts.append(f"{event.rate:.3g} {unit}/s")
+    if event.done < event.total and event.eta is not None:
+        parts.append(f"{format_seconds(event.eta)} left")
+    else:
+        parts.append(f"{format_seconds(event.elapsed)} passed")
+    if event.message:
+        parts.append(event.message)
+    return f"{title}: {', '.join(parts)}" if title else ", ".join(parts)
+
+
+def format_seconds(seconds: float) -> str:
+    """``42 s``, ``3 min 05 s``, ``2 h 07 min``, ``3 d 04 h``."""
+    whole = max(round(seconds), 0)
+    for big, small, size, part in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
+        if whole >= size:
+            return f"{whole // size} {big} {whole % size // part:02d} {small}"
+    return f"{whole} s"

@@ -1,0 +1,192 @@
+"""One claimed task and the record it leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ddfast.runs import folder
+from ddfast.runs.atomic import RunError, atomic_write_bytes, discard, publish, stage_bytes
+from ddfast.runs.lease import LeaseBook
+
+if TYPE_CHECKING:
+    from ddfast.runs.ledger import Ledger
+
+_UNSAFE = re.compile(r"[\x00-\x1f\\:]")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size in bytes and SHA-256 (hexadecimal) of one result file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DoneRecord:
+    """What a finished task left: its files by path relative to the run folder, its record, and who made it."""
+
+    task: str
+    files: dict[str, FileEntry]
+    record: dict[str, Any]
+    owner: str = ""
+    seconds: float = 0.0
+    attempt: int = 0
+
+    def intact(self, root: Path, *, checksums: bool = False) -> bool:
+        """True if every file is there with its recorded size and, with ``checksums``, its recorded SHA-256."""
+        for name, entry in self.files.items():
+            path = root / name
+            try:
+                if path.stat().st_size != entry.size:
+                    return False
+                if checksums and hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+                    return False
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as JSON values; `from_json` reads it back."""
+        files = {name: {"bytes": entry.size, "sha256": entry.sha256} for name, entry in self.files.items()}
+        return {
+            "task": self.task,
+            "files": files,
+            "record": self.record,
+            "owner": self.owner,
+            "seconds": self.seconds,
+            "attempt": self.attempt,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DoneRecord:
+        """Raises KeyError or TypeError if ``value`` is not what `as_json` made."""
+        files = {name: FileEntry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in value["files"].items()}
+        rest = (str(value["owner"]), float(value["seconds"]), int(value["attempt"]))
+        return cls(str(value["task"]), files, dict(value["record"]), *rest)
+
+
+@dataclass
+class Task:
+    """A task this worker holds. Use it as a context manager and call `complete` inside.
+
+    Leaving by an exception (KeyboardInterrupt too) removes what was staged and gives the task back at once. ``attempt``
+    counts how often the task was begun before.
+    """
+
+    ledger: Ledger
+    book: LeaseBook
+    id: str
+    attempt: int
+    _staged: dict[str, tuple[Path, FileEntry]] = field(default_factory=dict, repr=False)
+    _finished: bool = field(default=False, repr=False)
+    _began: float = field(default_factory=time.monotonic, repr=False)
+
+    @property
+    def lost(self) -> bool:
+        """True if another worker took the task over (this one stood still too long); stopping early saves work."""
+        return self.book.lost(self.id)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Stage one result file; it gets its name when the task completes.
+
+        Args:
+            name: path relative to the run folder, with ``/`` between folders.
+            data: the contents.
+
+        Raises:
+            ValueError: ``name`` is absolute, leaves the folder, or is one of the ledger's own files.
+            RunError: the disk is full or read-only.
+        """
+        path = self.ledger.root / check_name(name)
+        temporary = stage_bytes(path, data)
+        if name in self._staged:
+            discard([self._staged[name][0]])
+        self._staged[name] = (temporary, FileEntry(len(data), hashlib.sha256(data).hexdigest()))
+
+    def complete(self, record: Mapping[str, Any] | None = None) -> bool:
+        """Publish the staged files, then the done record.
+
+        Args:
+            record: what later stages need of this task, as JSON values.
+
+        Returns:
+            True if this worker's results stand; False if another worker had completed the task already, in which case
+            this one's files are dropped.
+
+        Raises:
+            RunError: already completed, or the disk is full or read-only.
+            TypeError, ValueError: ``record`` is not JSON (NaN and infinities are not).
+        """
+        if self._finished:
+            raise RunError(f"task {self.id}: complete() was called twice")
+        done = DoneRecord(
+            self.id,
+            {name: entry for name, (_, entry) in self._staged.items()},
+            dict(record or {}),
+            str(self.book.owner),
+            round(time.monotonic() - self._began, 3),
+            self.attempt,
+        )
+        content = json.dumps(done.as_json(), allow_nan=False, sort_keys=True).encode()
+        first = not self.ledger.completed(self.id)
+        staged, self._staged = self._staged, {}
+        if first:
+            first = self._publish(staged, content)
+        else:
+            discard(temporary for temporary, _ in staged.values())
+        self._finished = True
+        self.book.clear(self.id)
+        return first
+
+    def release(self) -> None:
+        """Drop what was staged and give the task back."""
+        discard(temporary for temporary, _ in self._staged.values())
+        self._staged = {}
+        self.book.release(self.id)
+
+    def _publish(self, staged: Mapping[str, tuple[Path, FileEntry]], content: bytes) -> bool:
+        try:
+            publish([(temporary, self.ledger.root / name) for name, (temporary, _) in staged.items()])
+        except FileNotFoundError:
+            # another worker took over, finished the run and swept our temporaries; otherwise it is a true fault
+            if self.ledger.completed(self.id):
+                return False
+            raise
+        atomic_write_bytes(self.ledger.done_path(self.id), content)
+        return True
+
+    def __enter__(self) -> Task:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._finished:
+            return
+        self.release()
+        if kind is None:
+            raise RunError(f"task {self.id}: the block ended without complete(); the task was given back")
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it is a safe path relative to the run folder.
+
+    Raises:
+        ValueError: it is empty or absolute, has ``..``, ``.``, a backslash, a colon or control characters, or is one of
+            the ledger's own files.
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or _UNSAFE.search(name):
+        raise ValueError(f"name: got {name!r}, expected a relative path with / between folders, without .. or \\ or :")
+    if parts[0] in folder.STATE:
+        raise ValueError(f"name: got {name!r}, but {parts[0]} belongs to the ledger; choose another name")
+    return name
