@@ -1,0 +1,7 @@
+"""Training: supervised training of observers, students on distilled sets, schedules and batched augmentation."""
+
+from __future__ import annotations
+
+from ddfast.train.loop import NonFiniteLossError, TrainConfig, TrainProgress, TrainReport
+from ddfast.train.student import StudentConfig, train_student
+from ddfast.train.supervised import accuracy, fit, predict

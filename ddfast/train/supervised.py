@@ -1,0 +1,97 @@
+"""Supervised training of small nets on a set that stays on the device as uint8, and top-1 evaluation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ddfast._types import IMAGENET, Normalization
+from ddfast.train import augment, loop
+from ddfast.train.loop import OnProgress, TrainConfig, TrainReport
+
+
+def fit(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    config: TrainConfig | None = None,
+    *,
+    normalization: Normalization = IMAGENET,
+    on_progress: OnProgress | None = None,
+) -> TrainReport:
+    """Train ``model`` in place by cross-entropy.
+
+    Args:
+        model: maps normalised float32 [n, 3, H, W] to logits [n, C]; its device is used. It should have been built
+            under a fixed seed: initial weights are the caller's.
+        images: uint8 [N, H, W, 3], moved to the model's device once.
+        labels: int64 [N] in [0, C).
+        config: epochs, optimiser, schedule, shift (pixels, zeros move in) and left-right flip.
+        normalization: of the [0, 1] pixels.
+        on_progress: called with a ``TrainProgress`` after each step (every 32 on a GPU).
+
+    Returns:
+        Mean loss of each epoch and the rate. The same seed, thread count and machine give the same weights.
+
+    Raises:
+        TypeError, ValueError: images or labels of the wrong type, shape or length.
+        NonFiniteLossError: the loss became NaN or infinite.
+    """
+    config = config or TrainConfig()
+    images, labels = check_set(model, images, labels)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def step(index: Tensor, generator: torch.Generator) -> Tensor:
+        index = index.to(images.device)
+        batch = _augmented(images[index], config, generator)
+        return nn.functional.cross_entropy(model(augment.normalize(batch, normalization)).float(), labels[index])
+
+    return loop.run(model, len(images), config, step, on_progress)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, images: Tensor, *, normalization: Normalization = IMAGENET, batch_size: int = 500
+) -> Tensor:
+    """Logits float32 [N, C] on the CPU of uint8 images [N, H, W, 3]; the model's mode is restored."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    out = [model(augment.normalize(part.to(device), normalization)).float().cpu() for part in images.split(batch_size)]
+    model.train(training)
+    return torch.cat(out)
+
+
+def accuracy(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    normalization: Normalization = IMAGENET,
+    batch_size: int = 500,
+) -> float:
+    """Top-1 accuracy in [0, 1] of ``model`` on uint8 images [N, H, W, 3] with labels int64 [N]."""
+    images, labels = check_set(model, images, labels)
+    logits = predict(model, images, normalization=normalization, batch_size=batch_size)
+    return float((logits.argmax(1) == labels.cpu()).double().mean())
+
+
+def check_set(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The set on the model's device, after checking types and shapes."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise TypeError(f"images: got {images.dtype} {list(images.shape)}, expected uint8 [N, H, W, 3]")
+    if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+        raise TypeError(f"labels: got {labels.dtype} {list(labels.shape)}, expected int64 [{len(images)}]")
+    if len(images) == 0:
+        raise ValueError("images: got an empty set, expected at least one image")
+    device = next(model.parameters()).device
+    return images.to(device), labels.to(device)
+
+
+def _augmented(batch: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+    if config.shift:
+        offsets = torch.randint(-config.shift, config.shift + 1, (len(batch), 2), generator=generator)
+        batch = augment.shift(batch, offsets.to(batch.device))
+    if config.flip:
+        batch = augment.flip(batch, (torch.rand(len(batch), generator=generator) < 0.5).to(batch.device))
+    return batch
