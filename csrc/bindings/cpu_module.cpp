@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "class_topk/class_topk.h"
 #include "common/isa.h"
+#include "crop_score/crop_score.h"
 
 namespace py = pybind11;
 using namespace ddfast;
@@ -30,6 +32,28 @@ void set_isa(const std::string& name) {
   throw py::value_error("isa: '" + name + "' is not built or not supported by this processor");
 }
 
+template <class T>
+const T* in(uintptr_t address) { return reinterpret_cast<const T*>(address); }
+template <class T>
+T* out(uintptr_t address) { return reinterpret_cast<T*>(address); }
+
+int64_t bind_crop_score(uintptr_t logits, int dtype, int64_t n, int64_t m, int64_t classes, int64_t stride_n, int64_t stride_m,
+                        uintptr_t labels, bool literal, uintptr_t loss, uintptr_t best_loss, uintptr_t best_index, int threads) {
+  const CropScoreArgs args{in<void>(logits), static_cast<DType>(dtype), n, m, classes, stride_n, stride_m, in<int64_t>(labels),
+                           literal, out<float>(loss), out<float>(best_loss), out<int64_t>(best_index)};
+  const py::gil_scoped_release release;
+  return DDFAST_DISPATCH(crop_score(args, threads));
+}
+
+template <class T>
+int64_t run_class_topk(uintptr_t scores, uintptr_t labels, uintptr_t keys, int64_t n, int64_t classes, int64_t k,
+                       uintptr_t old_scores, uintptr_t old_keys, uintptr_t new_scores, uintptr_t new_keys) {
+  const ClassTopkArgs<T> args{in<T>(scores), in<int64_t>(labels), in<int64_t>(keys), n, classes, k,
+                              in<T>(old_scores), in<int64_t>(old_keys), out<T>(new_scores), out<int64_t>(new_keys)};
+  const py::gil_scoped_release release;
+  return DDFAST_DISPATCH(class_topk(args));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -40,6 +64,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("best_isa", [] { return std::string(isa_name(best_isa())); });
   m.def("set_isa", &set_isa, py::arg("isa"));
   m.def("tune_malloc", &tune_malloc);
+  m.def("crop_score", &bind_crop_score);
+  m.def("class_topk_f32", &run_class_topk<float>);
+  m.def("class_topk_f64", &run_class_topk<double>);
   m.def("build_info", [] {
     py::dict d;
     d["compiler"] = "gcc " __VERSION__;

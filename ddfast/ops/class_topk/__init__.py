@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddfast import _native
 from ddfast.ops import _checks, _registry
 from ddfast.ops.class_topk import reference
 
@@ -75,3 +76,19 @@ OP = _registry.define(
     reference.class_topk,
     fake=_fake,
 )
+
+
+def _cpp(scores: Tensor, labels: Tensor, keys: Tensor, best_scores: Tensor, best_keys: Tensor) -> tuple[Tensor, Tensor]:
+    module = _native.cpu()
+    if module is None:
+        raise _registry.BackendError(f"class_topk: {_native.why_missing('_cpu')}")
+    given = [t.contiguous() for t in (scores, labels, keys, best_scores, best_keys)]
+    new_scores, new_keys = _fake(*given)
+    select = module.class_topk_f64 if scores.dtype == torch.float64 else module.class_topk_f32
+    head, table = [t.data_ptr() for t in given[:3]], [t.data_ptr() for t in (*given[3:], new_scores, new_keys)]
+    if select(*head, scores.shape[0], *best_scores.shape, *table) >= 0:
+        reference.check_labels(labels, best_scores.shape[0])
+    return new_scores, new_keys
+
+
+OP.add_backend("cpp", _cpp)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ddfast import _native
 from ddfast.ops import _checks, _registry
 from ddfast.ops.crop_score import reference
 
@@ -61,3 +62,33 @@ OP = _registry.define(
     reference.crop_score,
     fake=_fake,
 )
+
+
+def _rejects(logits: Tensor, labels: Tensor, literal: bool = False) -> str:
+    return "float64 logits are left to the reference" if logits.dtype == torch.float64 else ""
+
+
+def _cpp(logits: Tensor, labels: Tensor, literal: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    module = _native.cpu()
+    if module is None:
+        raise _registry.BackendError(f"crop_score: {_native.why_missing('_cpu')}")
+    logits = logits if logits.stride(2) == 1 else logits.contiguous()
+    labels = labels.contiguous()
+    loss, best_loss, best_index = _fake(logits, labels)
+    n, m, classes = logits.shape
+    wrong = module.crop_score(
+        logits.data_ptr(), _native.DTYPE_CODES[str(logits.dtype)[6:]], n, m, classes, *logits.stride()[:2],
+        labels.data_ptr(), literal, loss.data_ptr(), best_loss.data_ptr(), best_index.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    if wrong >= 0:
+        reference.check_labels(labels, classes)
+    return loss, best_loss, best_index
+
+
+def _triton(logits: Tensor, labels: Tensor, literal: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    from ddfast.ops.crop_score.triton_kernels import crop_score as run
+
+    return run(logits, labels, literal, *_fake(logits, labels))
+
+
+OP.add_backend("cpp", _cpp, rejects=_rejects)

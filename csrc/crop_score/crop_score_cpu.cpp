@@ -1,0 +1,127 @@
+#include "crop_score/crop_score.h"
+
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "common/parallel.h"
+#include "common/vec_exp.h"
+
+namespace ddfast {
+namespace DDFAST_ISA {
+namespace {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr int kLanes = 64;  // independent accumulators: the compiler may not reorder float reductions by itself
+
+inline float from_bits(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
+
+inline float widen(float x) { return x; }
+
+struct Bf16 {
+  uint16_t bits;
+};
+inline float widen(Bf16 x) { return from_bits(uint32_t{x.bits} << 16); }
+
+struct F16 {
+  uint16_t bits;
+};
+inline float widen(F16 x) {
+  const uint32_t magnitude = uint32_t{x.bits} & 0x7fffu;
+  const float scaled = from_bits(magnitude << 13) * 0x1p112f;  // moves the exponent bias from 15 to 127
+  uint32_t bits;
+  std::memcpy(&bits, &scaled, 4);
+  bits |= magnitude >= 0x7c00u ? 0x7f800000u : 0u;  // inf and NaN
+  return from_bits(bits | (uint32_t{x.bits} & 0x8000u) << 16);
+}
+
+// The row in float32, filled up with -inf to whole lanes, so that the loops below have no remainder.
+template <class T>
+void load_row(const T* __restrict z, int64_t classes, int64_t padded, float* __restrict row) {
+  for (int64_t j = 0; j < classes; ++j) row[j] = widen(z[j]);
+  for (int64_t j = classes; j < padded; ++j) row[j] = -kInf;
+}
+
+// Largest element; NaN is passed over here and comes back through the sum.
+float row_max(const float* __restrict row, int64_t padded) {
+  float top[kLanes];
+  for (int l = 0; l < kLanes; ++l) top[l] = -kInf;
+  for (int64_t j = 0; j < padded; j += kLanes)
+    for (int l = 0; l < kLanes; ++l) top[l] = row[j + l] > top[l] ? row[j + l] : top[l];
+  float best = -kInf;
+  for (int l = 0; l < kLanes; ++l) best = top[l] > best ? top[l] : best;
+  return best;
+}
+
+float row_sum_exp(const float* __restrict row, int64_t padded, float shift) {
+  float sum[kLanes] = {};
+  for (int64_t j = 0; j < padded; j += kLanes)
+    for (int l = 0; l < kLanes; ++l) sum[l] += vec_exp(row[j + l] - shift);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) sum[l] += sum[l + half];
+  return sum[0];
+}
+
+// log(1 + S e^d) with S = sum over rivals of e^(z - max) and d = max - z[y]; never forms logsumexp - z[y], whose rounding
+// would be the relative error of a small loss.  `row` holds the rivals, -inf in the label's place.
+float exact_loss(const float* row, int64_t padded, float own) {
+  const float top = row_max(row, padded);
+  const float sum = row_sum_exp(row, padded, std::isinf(top) ? 0.0f : top);
+  const float d = top - own;
+  if (d > 0) return d + std::log(sum + std::exp(-d));
+  return std::log1p(sum * std::exp(d));
+}
+
+// -log(softmax(z)[y]), each step rounded to float32.
+float literal_loss(const float* row, int64_t padded, float own) {
+  const float top = row_max(row, padded);
+  if (std::isinf(top)) return kNan;
+  return -std::log(std::exp(own - top) / row_sum_exp(row, padded, top));
+}
+
+void first_smallest(const float* loss, int64_t m, float* best_loss, int64_t* best_index) {
+  int64_t best = 0;
+  for (int64_t k = 1; k < m; ++k)
+    if (loss[k] < loss[best] || (std::isnan(loss[best]) && !std::isnan(loss[k]))) best = k;
+  *best_loss = loss[best];
+  *best_index = best;
+}
+
+template <class T>
+void score_images(const CropScoreArgs& a, int64_t begin, int64_t end) {
+  const int64_t padded = (a.classes + kLanes - 1) / kLanes * kLanes;
+  const std::unique_ptr<float[]> buffer(new float[padded]);
+  float* row = buffer.get();
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t y = a.labels[i];
+    for (int64_t k = 0; k < a.m; ++k) {
+      load_row(static_cast<const T*>(a.logits) + i * a.stride_n + k * a.stride_m, a.classes, padded, row);
+      const float own = row[y];
+      if (!a.literal) row[y] = -kInf;
+      a.loss[i * a.m + k] = a.literal ? literal_loss(row, padded, own) : exact_loss(row, padded, own);
+    }
+    first_smallest(a.loss + i * a.m, a.m, a.best_loss + i, a.best_index + i);
+  }
+}
+
+}  // namespace
+
+int64_t crop_score(const CropScoreArgs& a, int threads) {
+  for (int64_t i = 0; i < a.n; ++i)
+    if (a.labels[i] < 0 || a.labels[i] >= a.classes) return i;
+  const int64_t grain = (int64_t{1} << 20) / (a.m * a.classes + 1) + 1;  // about a millisecond per thread
+  parallel_for(a.n, grain, threads, [&](int64_t begin, int64_t end) {
+    if (a.dtype == DType::bf16) return score_images<Bf16>(a, begin, end);
+    if (a.dtype == DType::f16) return score_images<F16>(a, begin, end);
+    score_images<float>(a, begin, end);
+  });
+  return -1;
+}
+
+}  // namespace DDFAST_ISA
+}  // namespace ddfast
