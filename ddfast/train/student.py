@@ -21,8 +21,8 @@ class StudentConfig(TrainConfig):
     """RDED's student recipe; the defaults are the paper's for ResNet-18 at ten classes and IPC 10.
 
     ``factor`` is the mosaic's: strips are shuffled and crops cover at least 1/factor of the area; with factor 1 both
-    are the identity. ``bn_twice`` reproduces the original's second batch-norm update a step (a throw-away forward of the
-    same batch) through the momentum 1 - (1 - m)**2, without the forward.
+    are the identity. ``bn_twice`` reproduces the original's second batch-norm update a step (a throw-away forward of
+    the same batch) through the momentum 1 - (1 - m)**2, without the forward.
     """
 
     epochs: int = 300

@@ -12,9 +12,8 @@ from ddfast.train import augment
 
 
 def pictures(count: int, height: int, width: int) -> torch.Tensor:
-    return torch.randint(
-        0, 256, (count, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator)
 
 
 def test_normalize_matches_float64_and_is_channels_last() -> None:

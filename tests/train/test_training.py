@@ -14,14 +14,8 @@ from ddfast.train.schedules import SCHEDULES, learning_rate
 
 def net(classes: int = 3, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-        nn.Linear(32, classes),
-    )
+    stem = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+    return nn.Sequential(*stem, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, classes))
 
 
 def coloured(count: int = 90) -> tuple[torch.Tensor, torch.Tensor]:
@@ -137,9 +131,9 @@ def test_wrong_settings_are_named(change: dict, message: str) -> None:
 
 def test_wrong_sets_are_named() -> None:
     images, labels = coloured(6)
-    with pytest.raises(TypeError, match="images: got torch.float32"):
+    with pytest.raises(TypeError, match=r"images: got torch\.float32"):
         fit(net(), images.float(), labels)
-    with pytest.raises(TypeError, match="labels: got torch.int64"):
+    with pytest.raises(TypeError, match=r"labels: got torch\.int64"):
         fit(net(), images, labels[:-1])
     with pytest.raises(ValueError, match="empty set"):
         fit(net(), images[:0], labels[:0])
