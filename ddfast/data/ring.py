@@ -1,0 +1,166 @@
+"""Reading ahead into a ring of reused buffers: the part that all native streams share.
+
+A batch is cut into chunks; each chunk is one task that writes its own rows of the batch's buffer.  Buffers are
+allocated once and reused, because the page faults of fresh large allocations cost as much as half a decode.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddfast.data.batches import BatchPlan, CropBatch, CropRequest, Failure
+
+
+class ChunkResult(NamedTuple):
+    """What a task made of its chunk: the first ``len(positions) * crops`` of its rows are filled."""
+
+    positions: NDArray[np.int64]
+    sizes: NDArray[np.int32]
+    boxes: NDArray[np.int32]
+    failures: list[Failure]
+
+
+Fill = Callable[[int, NDArray[np.int64], Tensor], ChunkResult]
+"""``fill(label, positions, rows)`` decodes and crops the pictures and writes the crops to the front of ``rows``."""
+
+
+class InlineExecutor:
+    """Runs tasks at once in the calling thread."""
+
+    def submit(self, task: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(task(*args))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing is running."""
+
+
+def make_executor(workers: int) -> InlineExecutor | ThreadPoolExecutor:
+    """``workers`` threads, or the calling thread when 0."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="ddfast-data") if workers else InlineExecutor()
+
+
+@dataclass
+class _Pending:
+    plan: BatchPlan
+    buffer: Tensor
+    chunks: list[Future[ChunkResult]]
+
+
+class Ring:
+    """Runs `Fill` tasks a bounded number of batches ahead of the consumer.
+
+    Args:
+        workers: threads for the tasks; 0 means in the calling thread, one batch at a time.
+        chunk_images: pictures of one task.
+        read_ahead_bytes: upper limit for all buffers together; two buffers (one with no workers) are always allowed.
+        device: where the yielded crops are. Buffers are pinned host memory and copied for a CUDA device.
+        buffers_on: where the tasks write; equal to ``device`` when they compute there.
+    """
+
+    def __init__(
+        self, workers: int, chunk_images: int, read_ahead_bytes: int, device: torch.device, buffers_on: torch.device
+    ) -> None:
+        self._workers = workers
+        self._chunk = chunk_images
+        self._budget = read_ahead_bytes
+        self._device = device
+        self._buffers_on = buffers_on
+        self.buffer_count = 0
+
+    def run(
+        self, plans: Iterator[BatchPlan], request: CropRequest, fill: Fill, batch_images: int
+    ) -> Iterator[CropBatch]:
+        limit = self._buffer_limit(request, batch_images)
+        free: list[Tensor] = []
+        pending: deque[_Pending] = deque()
+        executor = make_executor(self._workers)
+        self.buffer_count = 0
+        try:
+            while True:
+                while free or self.buffer_count < limit:
+                    plan = next(plans, None)
+                    if plan is None:
+                        break
+                    pending.append(self._submit(executor, plan, self._take(free, request, batch_images), fill, request))
+                if not pending:
+                    return
+                current = pending.popleft()
+                crops, batch = self._collect(current, request)
+                yield batch
+                if crops.is_cuda and not current.buffer.is_cuda:
+                    torch.cuda.current_stream(crops.device).synchronize()  # the copy out of the buffer must be over
+                free.append(current.buffer)
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def _buffer_limit(self, request: CropRequest, batch_images: int) -> int:
+        if not self._workers:
+            return 1
+        busy = -(-2 * self._workers * self._chunk // batch_images)  # two chunks for every worker
+        affordable = self._budget // max(request.buffer_bytes(batch_images), 1)
+        return max(2, min(1 + busy, affordable))
+
+    def _take(self, free: list[Tensor], request: CropRequest, batch_images: int) -> Tensor:
+        if free:
+            return free.pop()
+        self.buffer_count += 1
+        pinned = self._device.type == "cuda" and self._buffers_on.type == "cpu"
+        return request.buffer(batch_images, self._buffers_on, pinned=pinned)
+
+    def _submit(
+        self,
+        executor: InlineExecutor | ThreadPoolExecutor,
+        plan: BatchPlan,
+        buffer: Tensor,
+        fill: Fill,
+        request: CropRequest,
+    ) -> _Pending:
+        chunks = []
+        for start in range(0, len(plan.positions), self._chunk):
+            positions = plan.positions[start : start + self._chunk]
+            rows = buffer[start * request.crops : (start + len(positions)) * request.crops]
+            chunks.append(executor.submit(fill, plan.label, positions, rows))
+        return _Pending(plan, buffer, chunks)
+
+    def _collect(self, pending: _Pending, request: CropRequest) -> tuple[Tensor, CropBatch]:
+        results = [chunk.result() for chunk in pending.chunks]
+        done = _close_gaps(pending.buffer, results, self._chunk * request.crops, request.crops)
+        crops = pending.buffer[:done]
+        if crops.device != self._device:
+            crops = crops.to(self._device, non_blocking=True)
+        batch = CropBatch(
+            pending.plan.label,
+            _join([r.positions for r in results], (0,), np.int64),
+            _join([r.sizes for r in results], (0, 2), np.int32),
+            _join([r.boxes for r in results], (0, request.crops, 4), np.int32),
+            crops,
+            [failure for r in results for failure in r.failures],
+            pending.plan.last,
+        )
+        return crops, batch
+
+
+def _close_gaps(buffer: Tensor, results: list[ChunkResult], stride: int, crops: int) -> int:
+    """Moves the chunks' rows together where pictures failed; returns the number of rows."""
+    done = 0
+    for index, result in enumerate(results):
+        rows, start = len(result.positions) * crops, index * stride
+        if done != start and rows:
+            buffer[done : done + rows] = buffer[start : start + rows].clone()  # the two ranges may overlap
+        done += rows
+    return done
+
+
+def _join(parts: list[NDArray], empty: tuple[int, ...], dtype: type) -> NDArray:
+    return np.concatenate(parts) if parts else np.empty(empty, dtype=dtype)
