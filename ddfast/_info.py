@@ -70,3 +70,20 @@ def build_info() -> dict[str, Any]:
         "gpus": _gpus(),
         "ops": {n: {d: ops.available_backends(n, d) for d in ("cpu", "cuda")} for n in sorted(OPS)},
     }
+
+
+def describe(info: dict[str, Any]) -> str:
+    """:func:`build_info` for people."""
+    machine = info["machine"]
+    lines = [
+        f"ddfast {info['ddfast']}, Python {info['python']}",
+        f"machine: {machine['processor']}, {machine['cores']} cores, {machine['system']}",
+        "GPUs: " + (", ".join(f"{g['name']} ({g['memory_gib']:.0f} GiB)" for g in info["gpus"]) or "none"),
+        "packages: " + ", ".join(f"{name} {version}" for name, version in info["packages"].items()),
+    ]
+    for name, native in info["native"].items():
+        lines.append(f"ddfast.{name}: " + ", ".join(f"{key} {value}" for key, value in native.items()))
+    lines.append("ops, backends in order of preference:")
+    for name, devices in info["ops"].items():
+        lines.append(f"  {name:16s}" + "; ".join(f"{device}: {', '.join(names)}" for device, names in devices.items()))
+    return "\n".join(lines)

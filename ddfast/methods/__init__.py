@@ -1,0 +1,73 @@
+"""Distillation methods by name, and the one call that runs any of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddfast.methods._options import RunOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ddfast.data import Source
+    from ddfast.methods._registry import Method
+    from ddfast.nets import Observer
+    from ddfast.store import DistilledSet
+
+__all__ = ["RunOptions", "distill", "get_method", "method_names"]
+
+
+def get_method(name: str) -> Method:
+    """The method of this name; ValueError when there is none."""
+    from ddfast.methods import _registry
+
+    return _registry.get_method(name)
+
+
+def method_names() -> list[str]:
+    """Names of all methods."""
+    from ddfast.methods import _registry
+
+    return _registry.method_names()
+
+
+def distill(
+    method: str,
+    source: Source | str | Path | tuple[Any, ...],
+    *,
+    out: str | Path,
+    observer: str | nn.Module | Observer | None = None,
+    preset: str | None = None,
+    **settings: Any,
+) -> DistilledSet:
+    """Distils ``source`` into a small set on disk.
+
+    Args:
+        method: ``"rded"``.
+        source: class folders, a CIFAR or Tiny-ImageNet folder, an ``.npz`` file, arrays ``(images uint8 [N, H, W, 3],
+            labels [N])``, ``"mnist5k"`` or a :class:`ddfast.data.Source`.
+        out: folder for the result; an interrupted run in it goes on with ``resume=True``.
+        observer: model name, checkpoint file, ``train:NAME``, module or :class:`ddfast.nets.Observer`; the preset's if
+            None.
+        preset: named settings, for instance ``"imagenet-1k"`` or ``"smoke"``; single settings override it.
+        **settings: fields of the method's config (``ipc``, ``factor``, ``seed`` ...) and of :class:`RunOptions`
+            (``device``, ``workers``, ``resume`` ...).
+
+    Returns:
+        The distilled set as it stands on disk.
+
+    Raises:
+        TypeError: unknown setting.
+        ValueError: a setting, the source or the observer does not fit; the message says which and what to do.
+        ddfast.runs.RunError: the output folder holds something else, or the disk is full.
+    """
+    from ddfast.data import open_source
+
+    chosen = get_method(method)
+    run_fields = {f.name for f in dataclasses.fields(RunOptions)}
+    options = RunOptions(**{k: v for k, v in settings.items() if k in run_fields and v is not None})
+    named = observer if isinstance(observer, str) or observer is None else None
+    config = chosen.configure(preset, observer=named, **{k: v for k, v in settings.items() if k not in run_fields})
+    return chosen.run(open_source(source), Path(out), config, options, observer=None if named else observer)

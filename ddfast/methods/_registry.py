@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ddfast.data import Source
-from ddfast.methods._options import RunOptions
 from ddfast.store import DistilledSet
 
 # One file or package a method; imported on first use so that `import ddfast.methods` stays cheap.
@@ -19,12 +17,12 @@ _BUILT_IN = ("rded",)
 
 @dataclass(frozen=True)
 class Method:
-    """A distillation method: ``run(source, out, config, options) -> DistilledSet``."""
+    """A distillation method: ``run(source, out, config, options, observer=None) -> DistilledSet``."""
 
     name: str
     config_class: type
     presets: Mapping[str, Mapping[str, Any]]
-    run: Callable[[Source, Any, Any, RunOptions], DistilledSet]
+    run: Callable[..., DistilledSet]
 
     def configure(self, preset: str | None, **values: Any) -> Any:
         """The config of a preset with single values replaced (values that are None keep the preset's).
@@ -51,7 +49,7 @@ _METHODS: dict[str, Method] = {}
 def register_method(
     name: str, *, config_class: type, presets: Mapping[str, Mapping[str, Any]]
 ) -> Callable[[Callable[..., DistilledSet]], Callable[..., DistilledSet]]:
-    """Decorator that registers ``run(source, out, config, options)`` as method ``name``."""
+    """Decorator that registers ``run(source, out, config, options, observer=None)`` as method ``name``."""
 
     def decorate(run: Callable[..., DistilledSet]) -> Callable[..., DistilledSet]:
         _METHODS[name] = Method(name, config_class, presets, run)

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from ddfast._types import IMAGENET
 from ddfast.methods.rded.config import RDEDConfig
 
+T = TypeVar("T")
 # The reference normalises every data set with ImageNet's statistics.
 _MEAN = torch.tensor(IMAGENET.mean)[:, None, None]
 _STD = torch.tensor(IMAGENET.std)[:, None, None]
@@ -49,17 +51,17 @@ class ParityResult:
     losses: list[float]
 
 
-def seeded_observer(build: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, torch.Generator]:
+def seeded_observer(build: Callable[[], T], seed: int) -> tuple[T, torch.Generator]:
     """Builds the observer after seeding and returns torch's generator as the construction left it.
 
     The caller's global generator is put back.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = build()
+        observer = build()
         generator = torch.Generator()
         generator.set_state(torch.get_rng_state())
-    return module, generator
+    return observer, generator
 
 
 def classes(

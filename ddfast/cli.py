@@ -1,0 +1,126 @@
+"""The command line: parsing only; everything it does is a function of the package."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_EXAMPLES = """examples:
+  ddfast demo --out demo
+  ddfast distill rded --preset smoke --data mnist5k --out smoke
+  ddfast distill rded --data imagenet/train --observer resnet18 --weights resnet18.pth --ipc 10 --out rded_in1k
+  ddfast info
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what is finished is kept, go on with --resume", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        if arguments.traceback:
+            raise
+        print(f"ddfast: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ddfast", description="Dataset distillation: fast, exact, resumable.", epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--traceback", action="store_true", help="show the full traceback of an error")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_distill(commands)
+    info = commands.add_parser("info", help="what is installed and which backends would run")
+    info.add_argument("--json", action="store_true", help="machine-readable")
+    info.set_defaults(run=_info)
+    demo = commands.add_parser("demo", help="distil real digits and train on the result, in under three minutes")
+    demo.add_argument("--out", type=Path, default=Path("demo_out"), help="output folder (default: %(default)s)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--overwrite", action="store_true", help="replace an earlier demo in the output folder")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _add_distill(commands: Any) -> None:
+    from ddfast.methods import RunOptions, get_method, method_names
+
+    distill = commands.add_parser("distill", help="distil a data set")
+    methods = distill.add_subparsers(metavar="METHOD", required=True)
+    for name in method_names():
+        method = get_method(name)
+        one = methods.add_parser(name, help=f"the {name} method", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        one.add_argument("--data", required=True, help="folder of class folders, CIFAR or Tiny folder, .npz, or mnist5k")
+        one.add_argument("--out", required=True, type=Path, help="output folder")
+        one.add_argument("--preset", choices=sorted(method.presets), help="named settings; single options override them")
+        one.add_argument("--json", action="store_true", help="print the summary as JSON")
+        _add_fields(one.add_argument_group("what is distilled"), method.config_class)
+        _add_fields(one.add_argument_group("how it is run"), RunOptions)
+        one.set_defaults(run=_distill, method=name, fields=(*_names(method.config_class), *_names(RunOptions)))
+
+
+def _fields(config_class: type) -> list[dataclasses.Field[Any]]:
+    return [f for f in dataclasses.fields(config_class) if f.metadata.get("cli", True)]
+
+
+def _names(config_class: type) -> list[str]:
+    return [f.name for f in _fields(config_class)]
+
+
+def _add_fields(group: Any, config_class: type) -> None:
+    """One flag per dataclass field; a flag that is not given leaves the preset's (or default) value alone."""
+    hints = typing.get_type_hints(config_class)
+    for f in _fields(config_class):
+        flag = "--" + f.name.replace("_", "-")
+        kind = hints[f.name]
+        text = f"{f.metadata['help']} (default: {f.default})".replace("%", "%%")
+        common = {"dest": f.name, "default": argparse.SUPPRESS, "help": text}
+        if kind is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        elif typing.get_origin(kind) is tuple:
+            group.add_argument(flag, type=float, nargs=len(typing.get_args(kind)), **common)
+        else:
+            group.add_argument(flag, type=next(t for t in (typing.get_args(kind) or (kind,)) if t is not type(None)), **common)
+
+
+def _distill(arguments: argparse.Namespace) -> int:
+    from ddfast.methods import distill
+
+    given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
+    if "scale" in given:
+        given["scale"] = tuple(given["scale"])
+    result = distill(arguments.method, arguments.data, out=arguments.out, preset=arguments.preset, **given)
+    if arguments.json:
+        print(json.dumps({"out": str(arguments.out), "images": len(result.images), "manifest": result.manifest}))
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from ddfast import build_info
+    from ddfast._info import describe
+
+    info = build_info()
+    print(json.dumps(info, indent=2) if arguments.json else describe(info))
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from ddfast.demo import run_demo
+
+    run_demo(arguments.out, seed=arguments.seed, overwrite=arguments.overwrite)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

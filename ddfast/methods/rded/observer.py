@@ -1,0 +1,103 @@
+"""The observer of a run: loaded or trained, matched to the source's classes and checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddfast import ops
+from ddfast.data import DecodeError, Source, Stream
+from ddfast.methods._options import RunOptions
+from ddfast.methods.rded.config import RDEDConfig
+from ddfast.nets import Observer, check_class_order, load_observer, map_classes
+
+_CHECK_IMAGES = 256
+_CHECK_PER_CLASS = 8
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The observer, its output index for each class of the source, and what the class-order check found."""
+
+    observer: Observer
+    targets: tuple[int, ...]
+    class_check: dict[str, Any]
+
+
+def prepare_observer(
+    source: Source, stream: Stream, config: RDEDConfig, options: RunOptions, given: Any = None
+) -> Prepared:
+    """Loads the observer and makes sure that its outputs mean the source's classes.
+
+    Raises:
+        ValueError: no observer named, weights that are not there, or a class order that does not match.
+    """
+    observer = _load(source, config, options, given)
+    targets = tuple(map_classes(source.class_names, observer))
+    if observer.random_weights or not options.check_classes:
+        why = "random weights" if observer.random_weights else "switched off"
+        return Prepared(observer, targets, {"skipped": why})
+    logits, labels = _look(source, stream, observer, targets, options.torch_device())
+    report = check_class_order(logits, labels, source.class_names)
+    return Prepared(observer, targets, {"top1": round(float(report.agreement), 4), "images": len(labels)})
+
+
+def _load(source: Source, config: RDEDConfig, options: RunOptions, given: Any) -> Observer:
+    if isinstance(given, Observer):
+        return given
+    spec = config.observer if given is None else given
+    if spec is None:
+        raise ValueError(
+            "observer: none given; name a torchvision or timm model (resnet18), a checkpoint file, or train:conv3 to "
+            "train a small one on the source first"
+        )
+    if isinstance(spec, str) and spec.startswith("train:"):
+        from ddfast.methods.rded.quick_observer import train_observer
+
+        return train_observer(spec.removeprefix("train:"), source, config, options)
+    return load_observer(
+        spec, weights=config.weights, num_classes=None, input_size=config.size, random_weights=config.random_weights
+    )
+
+
+def _look(
+    source: Source, stream: Stream, observer: Observer, targets: tuple[int, ...], device: str
+) -> tuple[Tensor, Tensor]:
+    """Logits (restricted to the source's classes) and labels of a few centre-cropped pictures a class."""
+    count = len(source.class_names)
+    labels = np.unique(np.linspace(0, count - 1, min(count, _CHECK_IMAGES // 2)).round().astype(np.int64))
+    each = min(_CHECK_PER_CLASS, max(2, _CHECK_IMAGES // len(labels)))
+    logits, truth = [], []
+    module = observer.module.to(device)
+    for label in labels.tolist():
+        positions = np.linspace(0, source.count(label) - 1, min(each, source.count(label))).round().astype(np.int64)
+        crops = [c for p in np.unique(positions) if (c := _centre(source, stream, label, p, observer)) is not None]
+        if not crops:
+            continue
+        with torch.inference_mode():
+            logits.append(module(torch.cat(crops).to(device)).float().cpu()[:, list(targets)])
+        truth += [label] * len(crops)
+    if not truth:
+        raise ValueError(f"{source.name}: not one readable picture among {len(labels)} classes looked at")
+    return torch.cat(logits), torch.tensor(truth)
+
+
+def _centre(source: Source, stream: Stream, label: int, position: int, observer: Observer) -> Tensor | None:
+    try:
+        image = stream.decode(source, label, np.array([position]))
+    except DecodeError:
+        return None
+    height, width = image.sizes[0].tolist()
+    side = min(height, width)
+    box = torch.tensor([[(height - side) // 2, (width - side) // 2, side, side]], dtype=torch.int32)
+    where = image.pixels.device
+    patch: Tensor = ops.multi_crop(
+        image.pixels, image.offsets, image.sizes, box.to(where), torch.zeros(1, dtype=torch.int32, device=where),
+        size=(observer.input_size, observer.input_size), mean=observer.normalization.mean,
+        std=observer.normalization.std,
+    )  # fmt: skip
+    return patch

@@ -1,0 +1,90 @@
+"""A parity run: the same ledger and files as any run, with the reference's own random stream and arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ddfast._types import IMAGENET
+from ddfast.data import FolderSource, Source, require_images
+from ddfast.methods._options import RunOptions
+from ddfast.methods.rded import output, parity
+from ddfast.methods.rded.config import RDEDConfig
+from ddfast.methods.rded.observer import Prepared
+from ddfast.nets import Observer, load_observer, map_classes
+from ddfast.runs import Progress, open_ledger
+from ddfast.store import DistilledSet
+
+
+def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> DistilledSet:
+    """Reproduces the reference's files for a seeded run; see :mod:`ddfast.methods.rded.parity`.
+
+    ``observer`` may be a model name, a file, a module, or a function that builds a module (called after seeding, so
+    that its random initialisation draws from the same stream as in the reference).
+
+    Raises:
+        ValueError: a source that is not class folders, or fewer than ``mipc`` files in a folder.
+    """
+    if not isinstance(source, FolderSource):
+        raise ValueError(f"parity: got source {source.name!r}, expected class folders on disk")
+    if (config.rounding, config.format, config.jpeg_quality) != ("truncate", "folder", 75):
+        raise ValueError("parity: needs rounding='truncate', format='folder' and jpeg_quality=75, as the reference")
+    require_images(source, config.mipc, f"parity with mipc={config.mipc}")
+    prepared, generator = _prepare(source, config, observer)
+    module = prepared.observer.module
+    settings = output.settings(source, config, prepared.observer)
+    with open_ledger(
+        out, output.task_names(source), settings, resume=options.resume, overwrite=options.overwrite
+    ) as ledger:
+        items = parity.classes([source.folder(c) for c in range(len(source.class_names))], config, generator)
+        done = ledger.records()
+        mode = "quiet" if options.quiet else "auto"
+        with Progress(len(ledger.tasks), done=len(done), unit="classes", title="rded (parity)", mode=mode) as progress:
+            for item, name in zip(items, ledger.tasks, strict=True):
+                if name in done:
+                    continue
+                result = parity.distill_class(item, module, config, prepared.targets[item.label])
+                with ledger.claim(name) as task:
+                    for path, data in output.class_files(item.label, result.mosaics, config).items():
+                        task.write_bytes(path, data)
+                    task.complete(_record(source, item, result, config))
+                progress.update()
+        return output.finish(ledger, out, source, config, prepared, stream_exact=True)
+
+
+def _prepare(source: Source, config: RDEDConfig, given: Any) -> tuple[Prepared, Any]:
+    def build() -> Observer:
+        spec = given if given is not None else config.observer
+        if isinstance(spec, Observer):
+            return spec
+        if callable(spec) and not isinstance(spec, nn.Module):
+            spec = spec()
+        return load_observer(
+            spec, weights=config.weights, input_size=config.size, random_weights=config.random_weights,
+            normalization=IMAGENET,
+        )  # fmt: skip
+
+    observer, generator = parity.seeded_observer(build, config.seed)
+    observer.module.eval()
+    targets = tuple(map_classes(source.class_names, observer))
+    return Prepared(observer, targets, {"skipped": "parity"}), generator
+
+
+def _record(source: FolderSource, item: parity.ParityClass, result: parity.ParityResult, config: RDEDConfig) -> dict[str, Any]:
+    patches = [
+        {
+            "image": f"{source.class_names[item.label]}/{item.files[i].name}",
+            "box": [*item.boxes[i][k][:2], item.boxes[i][k][2], item.boxes[i][k][2]],
+            "score": loss,
+        }
+        for i, k, loss in zip(result.chosen, result.crops, result.losses, strict=True)
+    ]
+    cells = config.factor**2
+    return {
+        "patches": [[patches[j + config.ipc * k] for k in range(cells)] for j in range(config.ipc)],
+        "failures": [],
+        "rescored": {},
+        "changed": 0,
+    }

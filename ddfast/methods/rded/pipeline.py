@@ -1,0 +1,157 @@
+"""RDED from start to finish: every class is one task of the run's ledger, scored as its pictures stream in."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ddfast.data import CropRequest, Source, Stream, draw_rrc_boxes, open_stream, require_images
+from ddfast.methods._options import RunOptions
+from ddfast.methods.rded import output, parity_run, stages
+from ddfast.methods.rded.config import RDEDConfig
+from ddfast.methods.rded.observer import prepare_observer
+from ddfast.methods.rded.report import Report
+from ddfast.methods.rded.scorer import Scorer, draw_positions
+from ddfast.nets import Observer
+from ddfast.runs import Ledger, Progress, Task, open_ledger
+from ddfast.store import DistilledSet
+
+_WRITING_AT_ONCE = 2
+
+
+def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> DistilledSet:
+    """Distils ``source`` into ``out``; see :func:`ddfast.distill`.
+
+    Raises:
+        ValueError: settings, source and observer do not fit together, or a class has too few readable pictures.
+        ddfast.runs.RunError: the output folder holds something else, or the disk is full.
+    """
+    if config.parity:
+        return parity_run.run(source, out, config, options, observer)
+    require_images(source, config.patches, f"ipc={config.ipc} with factor={config.factor}")
+    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    stream = open_stream(options.stream, workers=workers, device=options.torch_device())
+    report = Report(config, options)
+    try:
+        with report.stage("observer"):
+            prepared = prepare_observer(source, stream, config, options, observer)
+        tasks = output.task_names(source)
+        settings = output.settings(source, config, prepared.observer)
+        with open_ledger(out, tasks, settings, resume=options.resume, overwrite=options.overwrite) as ledger:
+            if not ledger.finished():
+                with report.stage("calibration"):
+                    scorer = Scorer(source, stream, prepared.observer, config, options, prepared.targets)
+                _Run(source, stream, scorer, config, options, ledger, report).all()
+            result = output.finish(ledger, out, source, config, prepared, stream_exact=stream.exact)
+    finally:
+        stream.close()
+    if not options.quiet:
+        report.show(out, result)
+    return result
+
+
+class _Run:
+    """The classes of one run that are not done yet, scored here and written by a second thread."""
+
+    def __init__(
+        self, source: Source, stream: Stream, scorer: Scorer, config: RDEDConfig, options: RunOptions, ledger: Ledger,
+        report: Report,
+    ) -> None:  # fmt: skip
+        self.source, self.stream, self.scorer = source, stream, scorer
+        self.config, self.options, self.ledger, self.report = config, options, ledger, report
+        self.labels = {name: label for label, name in enumerate(ledger.tasks)}
+        self.held: dict[int, Task] = {}
+        self.writing: list[Future[None]] = []
+
+    def all(self) -> None:
+        """Works until every class is done, by this worker or another."""
+        done = len(self.ledger.records())
+        counts = [min(self.config.mipc, self.source.count(label)) for label in range(len(self.labels))]
+        progress = Progress(
+            sum(counts), done=sum(counts[self.labels[t]] for t in self.ledger.records()), unit="images", title="rded",
+            mode="quiet" if self.options.quiet else "auto", callback=self.options.on_progress,
+        )  # fmt: skip
+        self.report.classes(len(counts) - done, self.scorer)
+        with progress, ThreadPoolExecutor(1, "ddfast-write") as writer:
+            while not self.ledger.finished():
+                self._pass(progress, writer)
+                if not self.ledger.finished():  # what is left is held by other workers
+                    time.sleep(1.0)
+
+    def _pass(self, progress: Progress, writer: ThreadPoolExecutor) -> None:
+        request = CropRequest(
+            (self.config.patch, self.config.patch), self.config.num_crop, self.scorer.observer.normalization,
+            dtype=self.scorer.first.dtype, channels_last=self.scorer.first.channels_last,
+        )  # fmt: skip
+        scores: stages.ClassScores | None = None
+        batches = self.stream.crops(
+            self.source, self._groups(), request, self._draw, batch_images=self.options.batch_images
+        )
+        try:
+            for batch in self.report.timed("waiting for crops", batches):
+                scores = scores or stages.ClassScores(batch.label)
+                with self.report.stage("scoring"):
+                    t = self.scorer.score(batch.crops, batch.label) if len(batch.positions) else np.empty(0)
+                scores.add(batch, t)
+                self._check(batch.failures)
+                progress.update(len(batch.positions) + len(batch.failures), self.source.class_names[batch.label])
+                self.report.count(batch)
+                if batch.last:
+                    self._finish(scores, writer)
+                    scores = None
+            self._drain(0)
+        finally:
+            close = getattr(batches, "close", None)
+            if close:
+                close()
+
+    def _groups(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Claims class after class as the stream asks for them."""
+        while (task := self.ledger.claim_next()) is not None:
+            label = self.labels[task.id]
+            self.held[label] = task
+            yield label, draw_positions(self.config, label, self.source.count(label))
+
+    def _draw(self, label: int, positions: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+        return draw_rrc_boxes(self.config.seed, label, positions, sizes, self.config.num_crop, self.config.scale)
+
+    def _check(self, failures: list[Any]) -> None:
+        if failures and self.options.strict:
+            raise ValueError(f"strict: {failures[0].sample_id}: {failures[0].reason}")
+
+    def _finish(self, scores: stages.ClassScores, writer: ThreadPoolExecutor) -> None:
+        with self.report.stage("selection"):
+            chosen = stages.choose(scores, self.scorer, self.source, self.config)
+        self.report.selected(chosen)
+        self._drain(_WRITING_AT_ONCE - 1)
+        self.writing.append(writer.submit(self._write, chosen))
+
+    def _drain(self, left: int) -> None:
+        """Waits until at most ``left`` classes are being written; a failed write is raised here."""
+        with self.report.stage("waiting for writes"):
+            while len(self.writing) > left:
+                self.writing.pop(0).result()
+
+    def _write(self, chosen: stages.Chosen) -> None:
+        with self.report.stage("mosaics and files", overlapped=True):
+            task = self.held.pop(chosen.label)
+            with task:
+                mosaics = stages.stitch(
+                    chosen, self.source, self.stream, self.config, self.scorer.observer.normalization
+                )
+                for name, data in output.class_files(chosen.label, mosaics, self.config).items():
+                    task.write_bytes(name, data)
+                task.complete(output.class_record(chosen, self.source, self.config))
+
+
+def config_dict(config: RDEDConfig) -> dict[str, Any]:
+    """The config as JSON values."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}

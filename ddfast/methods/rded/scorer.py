@@ -1,0 +1,152 @@
+"""Turns patches into margins ``t`` at several precisions, and measures how far each precision is from the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddfast import ops
+from ddfast.data import Source, Stream, draw_rrc_boxes
+from ddfast.methods.rded.config import RDEDConfig
+from ddfast.methods.rded.selection import Level, loss_to_margin
+from ddfast.nets import Observer, build_forward
+from ddfast.runs import seeds
+
+if TYPE_CHECKING:
+    from ddfast.methods._options import RunOptions
+    from ddfast.nets import Forward
+
+_DTYPES = {"fp64": torch.float64}
+# Many times the largest error of a small sample; an error beyond it is noticed at re-scoring and widens the bound.
+_SAFETY = {"bf16": 3.0, "fp32": 8.0}
+_SAMPLES = {"bf16": 64, "fp32": 8}
+_DECODE_CHUNK = 32
+
+
+def draw_positions(config: RDEDConfig, label: int, count: int) -> NDArray[np.int64]:
+    """The ``mipc`` pictures of a class that take part, in their order: a seeded permutation of its ``count`` pictures."""
+    return seeds.permutation(config.seed, "images", label, count)[: config.mipc]
+
+
+def margins(logits: Tensor, target: int) -> NDArray[np.float64]:
+    """``t = logsumexp_{j != target} z_j - z_target`` in float64; logits [n, C] -> [n]."""
+    z = logits.double()
+    own = z[:, target].clone()
+    z[:, target] = -torch.inf
+    return (torch.logsumexp(z, dim=1) - own).cpu().numpy()
+
+
+@dataclass
+class Sample:
+    """Crops addressed by (label, position, crop) with their target output."""
+
+    label: int
+    positions: NDArray[np.int64]
+    boxes: NDArray[np.int32]  # [n, 4]
+
+
+class Scorer:
+    """Scores crops of a source by an observer at the precisions a run needs.
+
+    ``first`` is the forward of the first level; crops whose scores leave the selection open go to the later ones.
+    """
+
+    def __init__(
+        self, source: Source, stream: Stream, observer: Observer, config: RDEDConfig, options: RunOptions, targets: Sequence[int]
+    ) -> None:
+        self.source, self.stream, self.observer, self.config = source, stream, observer, config
+        self.targets = list(targets)
+        self.device = options.torch_device()
+        self._options = options
+        self._forwards: dict[str, Forward] = {}
+        self.names = ["bf16", "fp32", "fp64"] if config.precision == "bf16" else ["fp32", "fp64"]
+        self.first = self.forward(self.names[0])
+        self.deltas = self._calibrate()
+
+    def forward(self, precision: str) -> Forward:
+        """The observer at ``fp32``, ``bf16`` or ``fp64``, built on first use."""
+        if precision not in self._forwards:
+            self._forwards[precision] = build_forward(
+                self.observer, patch=self.config.patch, canvas=self.config.size, precision=precision,
+                engine="torch" if precision == "fp64" else self._options.engine,
+                constant_frame_skip=self._options.constant_frame_skip, device=self.device,
+            )  # fmt: skip
+        return self._forwards[precision]
+
+    def levels(self) -> list[Level]:
+        """Fresh levels with the calibrated bounds."""
+        return [Level(name, delta) for name, delta in zip(self.names, [*self.deltas, 0.0], strict=True)]
+
+    def score(self, crops: Tensor, label: int) -> NDArray[np.float64]:
+        """First-level margins of a batch of patches [n, 3, p, p] of one class."""
+        with torch.inference_mode():
+            logits = self.first(crops)
+            target = torch.full((len(logits),), self.targets[label], dtype=torch.int64, device=logits.device)
+            loss = ops.crop_score(logits[:, None], target)[0][:, 0]
+        return loss_to_margin(loss.cpu().numpy())
+
+    def rescore(self, precision: str, sample: Sample) -> NDArray[np.float64]:
+        """Margins of single crops at another precision; each picture is decoded again."""
+        out = np.empty(len(sample.positions))
+        for start in range(0, len(out), _DECODE_CHUNK):
+            part = slice(start, start + _DECODE_CHUNK)
+            patches = self._cut(precision, Sample(sample.label, sample.positions[part], sample.boxes[part]))
+            with torch.inference_mode():
+                out[part] = margins(self.forward(precision)(patches), self.targets[sample.label])
+        return out
+
+    def _cut(self, precision: str, sample: Sample) -> Tensor:
+        unique, index = np.unique(sample.positions, return_inverse=True)
+        images = self.stream.decode(self.source, sample.label, unique)
+        normalization = self.observer.normalization
+        patches = ops.multi_crop(
+            images.pixels, images.offsets, images.sizes, torch.from_numpy(np.ascontiguousarray(sample.boxes)),
+            torch.from_numpy(index.astype(np.int32)), size=(self.config.patch, self.config.patch),
+            mean=normalization.mean, std=normalization.std, dtype=_DTYPES.get(precision, torch.float32), validate=False,
+        )  # fmt: skip
+        return patches.to(self.device)
+
+    def _calibrate(self) -> list[float]:
+        """Bounds on |t - t of the next level|, from a fixed sample of crops spread over the classes."""
+        deltas = []
+        for name, finer in zip(self.names, self.names[1:], strict=False):
+            worst = 0.0
+            for sample in self._sample(_SAMPLES[name]):
+                difference = self.rescore(name, sample) - self.rescore(finer, sample)
+                worst = max(worst, float(np.abs(difference[np.isfinite(difference)]).max(initial=0.0)))
+            deltas.append(_SAFETY[name] * worst + 1e-9)
+        return deltas
+
+    def _sample(self, size: int) -> list[Sample]:
+        count = len(self.source.class_names)
+        labels = sorted({round(i * (count - 1) / max(1, min(count, 16) - 1)) for i in range(min(count, 16))})
+        each = -(-size // len(labels))
+        samples = []
+        for label in labels[:size]:
+            positions = self._readable(label, draw_positions(self.config, label, self.source.count(label))[: 2 * each])
+            if len(positions):
+                samples.append(self._random_crops(label, positions[:each]))
+        return samples
+
+    def _readable(self, label: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        from ddfast.data import DecodeError
+
+        good = []
+        for position in positions:
+            try:
+                self.stream.decode(self.source, label, np.array([position]))
+            except DecodeError:
+                continue  # the run itself reports unreadable files
+            good.append(position)
+        return np.array(good, dtype=np.int64)
+
+    def _random_crops(self, label: int, positions: NDArray[np.int64]) -> Sample:
+        sizes = self.stream.decode(self.source, label, positions).sizes.numpy()
+        boxes = draw_rrc_boxes(self.config.seed, label, positions, sizes, 1, self.config.scale)
+        return Sample(label, positions, boxes[:, 0])

@@ -1,0 +1,130 @@
+"""What happens to one class after scoring: select, cut again, stitch, encode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ddfast import ops
+from ddfast.data import CropBatch, Failure, Source, Stream
+from ddfast.methods.rded.config import RDEDConfig
+from ddfast.methods.rded.scorer import Sample, Scorer
+from ddfast.methods.rded.selection import Level, Selection, margin_to_loss, select
+from ddfast._types import Normalization
+
+_MOSAICS_AT_ONCE = 8
+
+
+@dataclass
+class ClassScores:
+    """Scores of one class as its batches come in."""
+
+    label: int
+    positions: list[NDArray[np.int64]] = field(default_factory=list)
+    boxes: list[NDArray[np.int32]] = field(default_factory=list)
+    t: list[NDArray[np.float64]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, batch: CropBatch, t: NDArray[np.float64]) -> None:
+        """Appends a batch with its margins [n * m]."""
+        self.positions.append(batch.positions)
+        self.boxes.append(batch.boxes)
+        self.t.append(t.reshape(len(batch.positions), -1))
+        self.failures += batch.failures
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The patches of one class in rank order."""
+
+    label: int
+    positions: NDArray[np.int64]
+    boxes: NDArray[np.int32]
+    losses: NDArray[np.float64]
+    failures: list[Failure]
+    levels: list[Level]
+    changed: int
+
+
+def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConfig) -> Chosen:
+    """The best patches of a class, exactly (see :mod:`ddfast.methods.rded.selection`).
+
+    Raises:
+        ValueError: NaN scores, or too few readable pictures for ``ipc * factor**2`` patches.
+    """
+    name = source.class_names[scores.label]
+    positions = np.concatenate(scores.positions) if scores.positions else np.empty(0, np.int64)
+    if len(positions) < config.patches:
+        raise ValueError(
+            f"class {name}: {len(positions)} readable pictures, but ipc={config.ipc} with factor={config.factor} needs "
+            f"{config.patches}: {config.patches - len(positions)} missing ({len(scores.failures)} unreadable files were "
+            "skipped); add pictures or give a smaller ipc or factor"
+        )
+    t, boxes = np.concatenate(scores.t), np.concatenate(scores.boxes)
+    if np.isnan(t).any():
+        raise ValueError(
+            f"class {name}: the observer's scores of {int(np.isnan(t).sum())} crops are NaN; check its weights and "
+            "normalisation, or give precision='fp32'"
+        )
+    # Sorting by position makes ties independent of the order of arrival.
+    order = np.argsort(positions, kind="stable")
+    positions, boxes, t = positions[order], boxes[order], t[order]
+    levels = scorer.levels()
+    for level in levels[1:]:
+        level.rescore = _rescorer(scorer, level.name, scores.label, positions, boxes)
+    chosen: Selection = select(t, config.patches, levels)
+    return Chosen(
+        scores.label, positions[chosen.images], boxes[chosen.images, chosen.crops], margin_to_loss(chosen.t),
+        sorted(scores.failures, key=lambda f: f.position), levels, chosen.changed,
+    )  # fmt: skip
+
+
+def _rescorer(scorer: Scorer, name: str, label: int, positions: NDArray[np.int64], boxes: NDArray[np.int32]) -> Any:
+    def rescore(images: NDArray[np.int64], crops: NDArray[np.int64]) -> NDArray[np.float64]:
+        return scorer.rescore(name, Sample(label, positions[images], boxes[images, crops]))
+
+    return rescore
+
+
+def stitch(chosen: Chosen, source: Source, stream: Stream, config: RDEDConfig, normalization: Normalization) -> NDArray[np.uint8]:
+    """Cuts the chosen boxes from their pictures again and writes the mosaics; uint8 [ipc, size, size, 3].
+
+    Rank r goes to mosaic ``r mod ipc``, cell ``r // ipc``.
+    """
+    cells = config.factor**2
+    mosaics = []
+    for start in range(0, config.ipc, _MOSAICS_AT_ONCE):
+        images = np.arange(start, min(start + _MOSAICS_AT_ONCE, config.ipc))
+        ranks = (images[:, None] + config.ipc * np.arange(cells)).ravel()
+        unique, index = np.unique(chosen.positions[ranks], return_inverse=True)
+        pictures = stream.decode(source, chosen.label, unique)
+        mosaics.append(
+            ops.mosaic(
+                pictures.pixels, pictures.offsets, pictures.sizes,
+                torch.from_numpy(np.ascontiguousarray(chosen.boxes[ranks])), torch.from_numpy(index.astype(np.int32)),
+                size=config.size, factor=config.factor, rounding=config.rounding,
+                mean=normalization.mean, std=normalization.std, validate=False,
+            ).cpu()
+        )  # fmt: skip
+    stitched: NDArray[np.uint8] = torch.cat(mosaics).numpy()
+    return stitched
+
+
+def patch_records(chosen: Chosen, source: Source, config: RDEDConfig) -> list[list[dict[str, Any]]]:
+    """Per mosaic and cell (row-major): source picture, box (top, left, height, width) and loss."""
+    cells = config.factor**2
+    return [
+        [
+            {
+                "image": source.sample_id(chosen.label, int(chosen.positions[r])),
+                "box": [int(v) for v in chosen.boxes[r]],
+                "score": float(np.float32(chosen.losses[r])),
+            }
+            for r in (j + config.ipc * k for k in range(cells))
+        ]
+        for j in range(config.ipc)
+    ]
