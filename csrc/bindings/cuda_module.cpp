@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "crop_score/crop_score_cuda.h"
+
 namespace py = pybind11;
 
 namespace {
@@ -26,10 +28,22 @@ py::dict device_info(int device) {
   return d;
 }
 
+template <class T>
+T* pointer(uintptr_t address) { return reinterpret_cast<T*>(address); }
+
+void bind_crop_score(uintptr_t logits, int dtype, int64_t n, int64_t m, int64_t classes, int64_t stride_n, int64_t stride_m,
+                     uintptr_t labels, bool literal, uintptr_t loss, uintptr_t best_loss, uintptr_t best_index, uintptr_t stream) {
+  const ddfast::CropScoreArgs args{pointer<const void>(logits), static_cast<ddfast::DType>(dtype), n, m, classes, stride_n, stride_m,
+                                   pointer<const int64_t>(labels), literal, pointer<float>(loss), pointer<float>(best_loss),
+                                   pointer<int64_t>(best_index)};
+  check(static_cast<cudaError_t>(ddfast::crop_score_cuda(args, pointer<void>(stream))), "crop_score");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
   m.def("device_info", &device_info, py::arg("device") = 0);
+  m.def("crop_score", &bind_crop_score);
   m.def("build_info", [] {
     py::dict d;
     d["cudart"] = CUDART_VERSION;

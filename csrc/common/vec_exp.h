@@ -8,10 +8,9 @@
 namespace ddfast {
 namespace DDFAST_ISA {
 
-// e^x within 1.5 ulp for -87 <= x <= 88; smaller x give e^-87, larger ones e^88, NaN stays NaN.
+// e^x within 1.5 ulp for -87 <= x <= 88; smaller x give e^-87, NaN stays NaN, larger x are not allowed.
 __attribute__((always_inline)) static inline float vec_exp(float x) {
   x = x < -87.0f ? -87.0f : x;
-  x = x > 88.0f ? 88.0f : x;
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer, held in the low bits
   const float shifted = x * 1.44269504088896341f + magic;
   const float k = shifted - magic;

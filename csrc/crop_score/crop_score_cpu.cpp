@@ -1,5 +1,6 @@
 #include "crop_score/crop_score.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -13,7 +14,7 @@ namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr int kLanes = 64;  // independent accumulators: the compiler may not reorder float reductions by itself
+constexpr int kLanes = 32;  // independent accumulators: the compiler may not reorder float reductions by itself
 
 inline float from_bits(uint32_t bits) {
   float x;
@@ -67,12 +68,17 @@ float row_sum_exp(const float* __restrict row, int64_t padded, float shift) {
   return sum[0];
 }
 
+bool row_has_nan(const float* row, int64_t padded) {
+  return std::any_of(row, row + padded, [](float x) { return x != x; });
+}
+
 // log(1 + S e^d) with S = sum over rivals of e^(z - max) and d = max - z[y]; never forms logsumexp - z[y], whose rounding
 // would be the relative error of a small loss.  `row` holds the rivals, -inf in the label's place.
 float exact_loss(const float* row, int64_t padded, float own) {
   const float top = row_max(row, padded);
-  const float sum = row_sum_exp(row, padded, std::isinf(top) ? 0.0f : top);
   const float d = top - own;
+  if (top == kInf) return row_has_nan(row, padded) ? kNan : d;  // NaN too if z[y] is +inf
+  const float sum = row_sum_exp(row, padded, top == -kInf ? 0.0f : top);
   if (d > 0) return d + std::log(sum + std::exp(-d));
   return std::log1p(sum * std::exp(d));
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -72,17 +75,31 @@ def _cpp(logits: Tensor, labels: Tensor, literal: bool = False) -> tuple[Tensor,
     module = _native.cpu()
     if module is None:
         raise _registry.BackendError(f"crop_score: {_native.why_missing('_cpu')}")
+    results = _fake(logits, labels)
+    if _launch(module.crop_score, logits, labels, literal, results, torch.get_num_threads()) >= 0:
+        reference.check_labels(labels, logits.shape[2])
+    return results
+
+
+def _cuda(logits: Tensor, labels: Tensor, literal: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    module = _native.cuda()
+    if module is None:
+        raise _registry.BackendError(f"crop_score: {_native.why_missing('_cuda')}")
+    results = _fake(logits, labels)
+    with torch.cuda.device(logits.device):
+        stream = torch.cuda.current_stream().cuda_stream
+        _launch(module.crop_score, logits, labels, literal, results, stream)
+    return results
+
+
+def _launch(kernel: Any, logits: Tensor, labels: Tensor, literal: bool, results: Sequence[Tensor], last: int) -> Any:
+    """Calls a native kernel, whose last argument is the number of threads or the stream."""
     logits = logits if logits.stride(2) == 1 else logits.contiguous()
     labels = labels.contiguous()
-    loss, best_loss, best_index = _fake(logits, labels)
-    n, m, classes = logits.shape
-    wrong = module.crop_score(
-        logits.data_ptr(), _native.DTYPE_CODES[str(logits.dtype)[6:]], n, m, classes, *logits.stride()[:2],
-        labels.data_ptr(), literal, loss.data_ptr(), best_loss.data_ptr(), best_index.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    if wrong >= 0:
-        reference.check_labels(labels, classes)
-    return loss, best_loss, best_index
+    code = _native.DTYPE_CODES[str(logits.dtype).removeprefix("torch.")]
+    strides = logits.stride()[:2]
+    pointers = [t.data_ptr() for t in results]
+    return kernel(logits.data_ptr(), code, *logits.shape, *strides, labels.data_ptr(), literal, *pointers, last)
 
 
 def _triton(logits: Tensor, labels: Tensor, literal: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,4 +108,5 @@ def _triton(logits: Tensor, labels: Tensor, literal: bool = False) -> tuple[Tens
     return run(logits, labels, literal, *_fake(logits, labels))
 
 
-OP.add_backend("cpp", _cpp, rejects=_rejects)
+for _name, _run in (("cpp", _cpp), ("cuda", _cuda), ("triton", _triton)):
+    OP.add_backend(_name, _run, rejects=_rejects)
