@@ -51,3 +51,12 @@ def check_positive(name: str, *values: int) -> None:
     """Raises ValueError unless all values are at least 1."""
     if min(values) < 1:
         raise ValueError(f"{name}: got {values if len(values) > 1 else values[0]}, expected at least 1")
+
+
+def ragged_address(
+    pixels: Tensor, offsets: Tensor, sizes: Tensor, boxes: Tensor, image_index: Tensor
+) -> tuple[tuple[int, int, int, int, int, int, int, int], tuple[Tensor, ...]]:
+    """Addresses and lengths for the native entries, and the tensors that must live until they return."""
+    kept = tuple(t.contiguous() for t in (pixels, offsets, sizes, boxes, image_index))
+    p, o, s, b, i = (t.data_ptr() for t in kept)
+    return (p, pixels.numel(), o, s, offsets.numel(), b, i, image_index.numel()), kept

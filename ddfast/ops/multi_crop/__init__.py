@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddfast import _native
 from ddfast.ops._checks import check_device, check_tensor, check_triple
-from ddfast.ops._ragged import check_boxes, check_positive, check_ragged
+from ddfast.ops._ragged import check_boxes, check_positive, check_ragged, ragged_address
 from ddfast.ops._registry import define
 from ddfast.ops.multi_crop import reference
 
@@ -27,6 +28,41 @@ def _fake(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     shape = (boxes.shape[0], 3, *(size if canvas is None else canvas))
     return torch.empty(shape, dtype=dtype, device=pixels.device, memory_format=layout)
+
+
+def _rejects_dtype(dtype: torch.dtype) -> str:
+    return "float64 is computed by the reference" if dtype == torch.float64 else ""
+
+
+def _layout(out: Tensor) -> str:
+    """``planar`` or ``packed`` when each crop is contiguous in that order, else an empty string."""
+    _, _, height, width = out.shape
+    for name, wanted in (("planar", (height * width, width, 1)), ("packed", (1, 3 * width, 3))):
+        if all(g == w or n == 1 for g, w, n in zip(out.stride()[1:], wanted, out.shape[1:], strict=True)):
+            return name
+    return ""
+
+
+def _rejects_layout(out: Tensor) -> str:
+    return "" if _layout(out) else f"out has strides {out.stride()}, neither contiguous nor channels_last in each crop"
+
+
+def _cpp_out(
+    pixels: Tensor, offsets: Tensor, sizes: Tensor, boxes: Tensor, image_index: Tensor,
+    size: Sequence[int], mean: Sequence[float], std: Sequence[float], canvas_value: float, threads: int, out: Tensor,
+) -> None:  # fmt: skip
+    address, _kept = ragged_address(pixels, offsets, sizes, boxes, image_index)
+    code = _native.DTYPE_CODES[str(out.dtype).removeprefix("torch.")]
+    packed = _layout(out) == "packed"
+    _native.cpu().multi_crop(  # type: ignore[union-attr]
+        address, size, out.shape[2:], mean, std, canvas_value, out.data_ptr(), out.stride(0), packed, code, threads
+    )
+
+
+def _cpp(*args: Any) -> Tensor:
+    out = _fake(*args)
+    _cpp_out(*args[:8], args[9], args[12], out)
+    return out
 
 
 def _triton(*args: Any) -> Tensor:
@@ -55,6 +91,8 @@ op_out = define(
     reference.multi_crop_out,
     fake=lambda *_: None,
 )
+op.add_backend("cpp", _cpp, rejects=lambda *args: _rejects_dtype(args[10]))
+op_out.add_backend("cpp", _cpp_out, rejects=lambda *args: _rejects_dtype(args[10].dtype) or _rejects_layout(args[10]))
 op.add_backend("triton", _triton)
 op_out.add_backend("triton", _triton_out)
 
@@ -146,15 +184,9 @@ def _check_geometry(m: int, size: Sequence[int], canvas: Sequence[int] | None) -
 def _check_out(out: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None, pixels: Tensor) -> None:
     check_tensor("out", out, FLOATS if dtype is None else dtype, shape)
     check_device(pixels, out=out)
-    _, _, height, width = shape
-    planar, packed = (height * width, width, 1), (1, 3 * width, 3)
-    strides = out.stride()
-    layouts = [
-        all(g == w or n == 1 for g, w, n in zip(strides[1:], kind, shape[1:], strict=True)) for kind in (planar, packed)
-    ]
-    overlap = shape[0] > 1 and strides[0] < 3 * height * width
-    if out.numel() and (overlap or not any(layouts)):
+    overlap = shape[0] > 1 and out.stride(0) < shape[1] * shape[2] * shape[3]
+    if out.numel() and (overlap or not _layout(out)):
         raise ValueError(
-            f"out: got strides {strides}, expected each crop contiguous (channel, row, column strides {planar}) or "
-            f"channels_last ({packed}), and crops that do not overlap"
+            f"out: got strides {out.stride()} for shape {shape}, expected each crop contiguous or channels_last, and "
+            "crops that do not overlap"
         )

@@ -1,0 +1,270 @@
+// Antialiased bilinear resize of a uint8 RGB crop with float weights, as torch's interpolate(antialias=True) defines it.
+//
+// The vertical pass comes first: it reads whole rows, so its vectors are full whatever the number of channels, and each
+// source row is turned into floats once.  The horizontal pass then works on short rows with one 4-lane vector per pixel
+// (red, green, blue and a lane to ignore) for four rows at a time.
+// Everything here lives in the namespace of the instruction set it is compiled for, so that objects never share code.
+#pragma once
+
+#ifndef DDFAST_ISA
+#error "compile kernels with -DDDFAST_ISA=<name> (setup.py does)"
+#endif
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#ifdef DDFAST_X86
+#include <immintrin.h>
+#endif
+
+#include "common/ragged.h"
+
+namespace ddfast {
+namespace DDFAST_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Wide __attribute__((vector_size(4 * kLanes)));
+typedef float Pixel __attribute__((vector_size(16)));
+
+template <class V>
+inline V load(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(V));
+  return v;
+}
+
+template <class V>
+inline void store(void* p, V v) {
+  std::memcpy(p, &v, sizeof(V));
+}
+
+// Grow-only scratch memory, zero when new: page faults of fresh blocks cost more than the work on them.
+class Scratch {
+ public:
+  Scratch() = default;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  ~Scratch() { std::free(data_); }
+
+  template <class T>
+  T* get(int64_t count) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 127) / 64 * 64;
+    if (bytes > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = std::aligned_alloc(64, bytes);
+      if (!data_) throw std::bad_alloc();
+      std::memset(data_, 0, bytes);
+      size_ = bytes;
+    }
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// Filter of one axis: output i is sum over k < count[i] of weight[i * taps + k] * input[first[i] + k].
+// Weights beyond count[i] are 0, so that loops may run over all taps.
+struct Axis {
+  int in = 0, out = 0, taps = 0;
+  int32_t* first = nullptr;
+  int32_t* count = nullptr;
+  float* weight = nullptr;
+
+  // The mixture of float and double below is torch's: other roundings move the centres of large crops by more than 1e-5.
+  void prepare(int in_size, int out_size) {
+    if (in == in_size && out == out_size) return;
+    in = in_size;
+    out = out_size;
+    const float scale = static_cast<float>(in) / static_cast<float>(out);
+    const float support = scale >= 1.0f ? scale : 1.0f;
+    const float inverse = scale >= 1.0f ? static_cast<float>(1.0 / scale) : 1.0f;
+    const int most = static_cast<int>(std::ceil(support)) * 2 + 1;
+    first = ranges_.get<int32_t>(int64_t{2} * out);
+    count = first + out;
+    taps = 1;
+    for (int i = 0; i < out; ++i) {
+      const float centre = static_cast<float>(scale * (i + 0.5));
+      const auto low = static_cast<int64_t>((centre - support) + 0.5);
+      const auto high = static_cast<int64_t>((centre + support) + 0.5);
+      first[i] = static_cast<int32_t>(std::max<int64_t>(low, 0));
+      count[i] = std::clamp(static_cast<int>(std::min<int64_t>(high, in)) - first[i], 0, most);
+      taps = std::max(taps, count[i]);
+    }
+    weight = weights_.get<float>(int64_t{out} * taps + kLanes);
+    for (int i = 0; i < out; ++i) fill(i, static_cast<float>(scale * (i + 0.5)), inverse);
+  }
+
+ private:
+  void fill(int i, float centre, float inverse) {
+    float* w = weight + int64_t{i} * taps;
+    float total = 0.0f;
+    for (int k = 0; k < taps; ++k) {
+      const auto x = static_cast<float>(((static_cast<float>(first[i] + k) - centre) + 0.5) * inverse);
+      const float height = 1.0f - std::fabs(x);
+      w[k] = k < count[i] && height > 0.0f ? height : 0.0f;
+    }
+    for (int k = 0; k < taps; ++k) total += w[k];
+    if (total == 0.0f) return;
+    for (int k = 0; k < taps; ++k) w[k] /= total;
+  }
+
+  Scratch ranges_, weights_;
+};
+
+// dst[c] = sum over k < count of weight[k] * rows[k][c] for c < span, a multiple of kLanes.
+inline void weighted_rows(const float* const* rows, const float* weight, int count, int64_t span, float* dst) {
+  int64_t c = 0;
+  for (; c + 4 * kLanes <= span; c += 4 * kLanes) {
+    Wide a{}, b{}, d{}, e{};
+    for (int k = 0; k < count; ++k) {
+      const float* p = rows[k] + c;
+      const Wide w = weight[k] - Wide{};
+      a += w * load<Wide>(p);
+      b += w * load<Wide>(p + kLanes);
+      d += w * load<Wide>(p + 2 * kLanes);
+      e += w * load<Wide>(p + 3 * kLanes);
+    }
+    store(dst + c, a);
+    store(dst + c + kLanes, b);
+    store(dst + c + 2 * kLanes, d);
+    store(dst + c + 3 * kLanes, e);
+  }
+  for (; c < span; c += kLanes) {
+    Wide a{};
+    for (int k = 0; k < count; ++k) a += (weight[k] - Wide{}) * load<Wide>(rows[k] + c);
+    store(dst + c, a);
+  }
+}
+
+// Four rows at once: dst[r][4 * x + lane] = sum over k < taps of weight * rows[r][3 * (first + k) + lane].
+template <int kTaps>
+inline void weighted_pixels(const float* rows, int64_t stride, const Axis& axis, float* dst, int64_t dst_stride) {
+  const int taps = kTaps ? kTaps : axis.taps;
+  for (int x = 0; x < axis.out; ++x) {
+    const float* p = rows + int64_t{3} * axis.first[x];
+    const float* w = axis.weight + int64_t{x} * taps;
+    Pixel a{}, b{}, c{}, d{};
+    for (int k = 0; k < taps; ++k, p += 3) {
+      const Pixel wk = w[k] - Pixel{};
+      a += wk * load<Pixel>(p);
+      b += wk * load<Pixel>(p + stride);
+      c += wk * load<Pixel>(p + 2 * stride);
+      d += wk * load<Pixel>(p + 3 * stride);
+    }
+    store(dst + 4 * x, a);
+    store(dst + 4 * x + dst_stride, b);
+    store(dst + 4 * x + 2 * dst_stride, c);
+    store(dst + 4 * x + 3 * dst_stride, d);
+  }
+}
+
+inline void weighted_pixels_any(const float* rows, int64_t stride, const Axis& axis, float* dst, int64_t dst_stride) {
+  switch (axis.taps) {
+    case 2: return weighted_pixels<2>(rows, stride, axis, dst, dst_stride);
+    case 3: return weighted_pixels<3>(rows, stride, axis, dst, dst_stride);
+    case 4: return weighted_pixels<4>(rows, stride, axis, dst, dst_stride);
+    case 5: return weighted_pixels<5>(rows, stride, axis, dst, dst_stride);
+    case 6: return weighted_pixels<6>(rows, stride, axis, dst, dst_stride);
+    case 7: return weighted_pixels<7>(rows, stride, axis, dst, dst_stride);
+    case 8: return weighted_pixels<8>(rows, stride, axis, dst, dst_stride);
+    default: return weighted_pixels<0>(rows, stride, axis, dst, dst_stride);
+  }
+}
+
+// kLanes bytes to floats; gcc 12 takes __builtin_convertvector apart lane by lane here, and warns of the undefined
+// pass-through of the unmasked AVX-512 intrinsics.
+inline Wide widen(const uint8_t* p) {
+#if defined(__AVX512F__)
+  const __m512i wide = _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm512_maskz_cvtepi32_ps(0xffff, wide);
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  return Wide{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
+#endif
+}
+
+inline void to_float(const uint8_t* src, int64_t bytes, float* dst) {
+  int64_t c = 0;
+  for (; c + kLanes <= bytes; c += kLanes) store(dst + c, widen(src + c));
+  if (c == bytes) return;
+  uint8_t rest[kLanes] = {};  // never read past the crop: it may be the last of the buffer
+  std::memcpy(rest, src + c, static_cast<size_t>(bytes - c));
+  store(dst + c, widen(rest));
+}
+
+// Resizes one crop after another; keeps its scratch and the filters of the last size.
+class Resizer {
+ public:
+  void prepare(const Crop& crop, int out_height, int out_width) {
+    crop_ = crop;
+    rows_.prepare(crop.height, out_height);
+    square_ = crop.height == crop.width && out_height == out_width;
+    if (!square_) cols_.prepare(crop.width, out_width);
+  }
+
+  // sink(y, row) with row[4 * x + channel] in grey levels (0 to 255, not rounded), y ascending.
+  template <class Sink>
+  void run(const Sink& sink) {
+    const Axis& cols = columns();
+    const int64_t bytes = int64_t{3} * crop_.width;
+    const int64_t span = (bytes + kLanes - 1) / kLanes * kLanes;
+    const int64_t stride = span + 3 * cols.taps + kLanes;  // pixels under zero weights are read, so they must exist
+    float* ring = ring_.get<float>(stride * rows_.taps);
+    float* strip = strip_.get<float>(stride * 4);
+    const int64_t out_stride = int64_t{4} * cols.out;
+    float* done = done_.get<float>(out_stride * 4);
+    const float** taps = pointers_.get<const float*>(rows_.taps);
+    int next = 0;  // first source row not yet in the ring
+    for (int y = 0; y < rows_.out; ++y) {
+      const int first = rows_.first[y], count = rows_.count[y];
+      for (next = std::max(next, first); next < first + count; ++next)
+        to_float(crop_.data + next * crop_.row_stride, bytes, ring + next % rows_.taps * stride);
+      for (int k = 0; k < count; ++k) taps[k] = ring + (first + k) % rows_.taps * stride;
+      weighted_rows(taps, rows_.weight + int64_t{y} * rows_.taps, count, span, strip + y % 4 * stride);
+      if (y % 4 != 3 && y + 1 != rows_.out) continue;
+      weighted_pixels_any(strip, stride, cols, done, out_stride);
+      for (int r = 0; r <= y % 4; ++r) sink(y - y % 4 + r, done + r * out_stride);
+    }
+  }
+
+  // One value in [0, 1] with torch's own order of operations: horizontal pass first, pixels divided by 255 before it.
+  float exact(int y, int x, int channel) const {
+    const Axis& cols = columns();
+    const float* wx = cols.weight + int64_t{x} * cols.taps;
+    const float* wy = rows_.weight + int64_t{y} * rows_.taps;
+    const uint8_t* p = crop_.data + rows_.first[y] * crop_.row_stride + int64_t{3} * cols.first[x] + channel;
+    float value = 0.0f;
+    for (int j = 0; j < rows_.count[y]; ++j, p += crop_.row_stride) {
+      float row = 0.0f;
+      for (int k = 0; k < cols.count[x]; ++k) row = std::fma(static_cast<float>(p[3 * k]) / 255.0f, wx[k], row);
+      value = std::fma(row, wy[j], value);
+    }
+    return value;
+  }
+
+ private:
+  const Axis& columns() const { return square_ ? rows_ : cols_; }
+
+  Crop crop_{};
+  Axis rows_, cols_;
+  bool square_ = false;
+  Scratch ring_, strip_, done_, pointers_;
+};
+
+}  // namespace DDFAST_ISA
+}  // namespace ddfast

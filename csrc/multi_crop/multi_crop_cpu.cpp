@@ -1,0 +1,148 @@
+#include "multi_crop/multi_crop.h"
+
+#include "common/antialias.h"
+#include "common/parallel.h"
+
+namespace ddfast {
+namespace DDFAST_ISA {
+namespace {
+
+typedef uint32_t Bits __attribute__((vector_size(16)));
+
+struct Bf16 {
+  uint16_t bits;
+};
+struct F16 {
+  uint16_t bits;
+};
+
+// Four values to four elements of type T.  Values are finite: bytes, weights, mean and std are.
+inline void put4(float* p, Pixel v) { store(p, v); }
+
+inline void put4(Bf16* p, Pixel v) {
+  Bits u = load<Bits>(&v);
+  u = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+#ifdef DDFAST_X86
+  const __m128i wide = load<__m128i>(&u);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(wide, wide));
+#else
+  for (int i = 0; i < 4; ++i) p[i].bits = static_cast<uint16_t>(u[i]);
+#endif
+}
+
+inline void put4(F16* p, Pixel v) {
+#ifdef DDFAST_X86
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < 4; ++i) {
+    const _Float16 h = static_cast<_Float16>(v[i]);
+    std::memcpy(p + i, &h, 2);
+  }
+#endif
+}
+
+template <class T>
+inline T convert(float x) {
+  T four[4];
+  put4(four, x - Pixel{});
+  return four[0];
+}
+
+struct Affine {
+  Pixel scale, shift;  // red, green, blue, ignored
+
+  explicit Affine(const CropTarget& t) : scale{}, shift{} {
+    for (int c = 0; c < 3; ++c) {
+      scale[c] = static_cast<float>(1.0 / (255.0 * t.std[c]));
+      shift[c] = static_cast<float>(-static_cast<double>(t.mean[c]) / t.std[c]);
+    }
+  }
+};
+
+// Row of pixels (4 floats each) to three planes.
+template <class T>
+inline void write_planar(const float* row, int width, const Affine& affine, T* out, int64_t plane) {
+  int x = 0;
+  for (; x + 4 <= width; x += 4) {
+    const Pixel a = load<Pixel>(row + 4 * x), b = load<Pixel>(row + 4 * x + 4);
+    const Pixel c = load<Pixel>(row + 4 * x + 8), d = load<Pixel>(row + 4 * x + 12);
+    const Pixel rg0 = __builtin_shuffle(a, b, Bits{0, 4, 1, 5}), rg1 = __builtin_shuffle(c, d, Bits{0, 4, 1, 5});
+    const Pixel b0 = __builtin_shuffle(a, b, Bits{2, 6, 3, 7}), b1 = __builtin_shuffle(c, d, Bits{2, 6, 3, 7});
+    const Pixel red = __builtin_shuffle(rg0, rg1, Bits{0, 1, 4, 5});
+    const Pixel green = __builtin_shuffle(rg0, rg1, Bits{2, 3, 6, 7});
+    const Pixel blue = __builtin_shuffle(b0, b1, Bits{0, 1, 4, 5});
+    put4(out + x, red * affine.scale[0] + affine.shift[0]);
+    put4(out + x + plane, green * affine.scale[1] + affine.shift[1]);
+    put4(out + x + 2 * plane, blue * affine.scale[2] + affine.shift[2]);
+  }
+  for (; x < width; ++x) {
+    T four[4];
+    put4(four, load<Pixel>(row + 4 * x) * affine.scale + affine.shift);
+    for (int c = 0; c < 3; ++c) out[x + c * plane] = four[c];
+  }
+}
+
+// Row of pixels to packed triples: each store spills one element into the next pixel, which the next store mends.
+template <class T>
+inline void write_packed(const float* row, int width, const Affine& affine, T* out) {
+  int x = 0;
+  for (; x + 1 < width; ++x) put4(out + 3 * x, load<Pixel>(row + 4 * x) * affine.scale + affine.shift);
+  T four[4];
+  put4(four, load<Pixel>(row + 4 * x) * affine.scale + affine.shift);
+  std::memcpy(out + 3 * x, four, 3 * sizeof(T));
+}
+
+// Everything but the crop: `rows` x `cols` elements of one plane (or of packed triples, counted in elements).
+template <class T>
+void write_frame(T* out, int64_t rows, int64_t cols, int64_t top, int64_t left, int64_t height, int64_t width, T value) {
+  std::fill(out, out + top * cols + (height ? left : 0), value);
+  for (int64_t y = top; y + 1 < top + height; ++y)
+    std::fill(out + y * cols + left + width, out + (y + 1) * cols + left, value);
+  std::fill(out + (top + height - 1) * cols + left + width, out + rows * cols, value);
+}
+
+template <class T>
+void crop_one(const RaggedBoxes& in, const CropTarget& t, const Affine& affine, int64_t i, Resizer& resizer) {
+  const int32_t* box = in.boxes + 4 * i;
+  const int64_t image = in.image_index[i];
+  const int64_t row_stride = int64_t{3} * in.sizes[2 * image + 1];
+  const uint8_t* data = in.pixels + in.offsets[image] + box[0] * row_stride + int64_t{3} * box[1];
+  const int64_t rows = t.canvas_height, cols = t.canvas_width, plane = rows * cols;
+  const int64_t top = (rows - t.height) / 2, left = (cols - t.width) / 2;
+  T* out = static_cast<T*>(t.out) + i * t.batch_stride;
+  resizer.prepare({data, row_stride, box[2], box[3]}, t.height, t.width);
+  const T frame = convert<T>(static_cast<float>(t.canvas_value));
+  if (t.channels_last) {
+    if (rows != t.height || cols != t.width)
+      write_frame(out, rows, 3 * cols, top, 3 * left, t.height, 3 * t.width, frame);
+    resizer.run([&](int y, const float* row) {
+      write_packed(row, t.width, affine, out + 3 * ((top + y) * cols + left));
+    });
+    return;
+  }
+  if (rows != t.height || cols != t.width)
+    for (int c = 0; c < 3; ++c) write_frame(out + c * plane, rows, cols, top, left, t.height, t.width, frame);
+  resizer.run([&](int y, const float* row) {
+    write_planar(row, t.width, affine, out + (top + y) * cols + left, plane);
+  });
+}
+
+template <class T>
+void crop_all(const RaggedBoxes& in, const CropTarget& target, int threads) {
+  const Affine affine(target);
+  parallel_for(in.count, 1, threads, [&](int64_t begin, int64_t end) {
+    static thread_local Resizer resizer;
+    for (int64_t i = begin; i < end; ++i) crop_one<T>(in, target, affine, i, resizer);
+  });
+}
+
+}  // namespace
+
+void multi_crop(const RaggedBoxes& in, const CropTarget& target, int threads) {
+  if (target.dtype == DType::bf16) return crop_all<Bf16>(in, target, threads);
+  if (target.dtype == DType::f16) return crop_all<F16>(in, target, threads);
+  crop_all<float>(in, target, threads);
+}
+
+}  // namespace DDFAST_ISA
+}  // namespace ddfast
