@@ -1,0 +1,32 @@
+"""The distilled set on disk: image folder or safetensors, with a manifest; contact sheet."""
+
+from __future__ import annotations
+
+from ddfast.store.codec import ImageFormat, decode_image, encode_jpeg, encode_png
+from ddfast.store.contact_sheet import contact_sheet, contact_sheet_png
+from ddfast.store.dataset import DistilledDataset
+from ddfast.store.distilled import DistilledSet, load, save
+from ddfast.store.layout import class_files, image_name
+from ddfast.store.manifest import manifest_bytes, read_manifest, validate_manifest
+from ddfast.store.provenance import Cell, assemble_manifest, class_record
+
+__all__ = [
+    "Cell",
+    "DistilledDataset",
+    "DistilledSet",
+    "ImageFormat",
+    "assemble_manifest",
+    "class_files",
+    "class_record",
+    "contact_sheet",
+    "contact_sheet_png",
+    "decode_image",
+    "encode_jpeg",
+    "encode_png",
+    "image_name",
+    "load",
+    "manifest_bytes",
+    "read_manifest",
+    "save",
+    "validate_manifest",
+]

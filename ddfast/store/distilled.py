@@ -1,0 +1,350 @@
+"""The distilled set: images, labels and manifest, in memory and on disk."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddfast._types import Normalization
+from ddfast.store.codec import ImageFormat, decode_image
+from ddfast.store.dataset import DistilledDataset
+from ddfast.store.layout import image_name, scan_folder
+from ddfast.store.manifest import (
+    FORMAT,
+    LAYOUTS,
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    current_versions,
+    manifest_bytes,
+    read_manifest,
+    validate_manifest,
+)
+from ddfast.store.provenance import normalization_from_json
+
+IMAGES_FILE = "images.safetensors"
+EXTRAS_FILE = "extras.safetensors"
+_RESERVED = ("images", "labels")
+
+
+@dataclass
+class DistilledSet:
+    """A distilled set.
+
+    ``images`` uint8 [N, H, W, 3] RGB; ``labels`` int64 [N] in 0 .. len(class_names) - 1; ``manifest`` as described in
+    `ddfast.store.manifest`, empty if nothing is known; ``extras`` further tensors of a method, such as ``soft_logits``
+    float [N, C] or ``lr``.
+
+    Raises:
+        TypeError: a tensor has another dtype.
+        ValueError: a shape or label does not fit; the message names the argument.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    manifest: dict[str, Any] = field(default_factory=dict)
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.class_names = tuple(self.class_names)
+        if self.images.dtype != torch.uint8:
+            raise TypeError(f"images: got {self.images.dtype}, expected torch.uint8")
+        if self.images.ndim != 4 or self.images.shape[3] != 3:
+            raise ValueError(f"images: got shape {tuple(self.images.shape)}, expected [N, height, width, 3]")
+        if self.labels.dtype != torch.int64:
+            raise TypeError(f"labels: got {self.labels.dtype}, expected torch.int64")
+        if self.labels.shape != self.images.shape[:1]:
+            raise ValueError(f"labels: got shape {tuple(self.labels.shape)} for {len(self.images)} images")
+        if len(self.labels) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.class_names):
+            span = f"{int(self.labels.min())} .. {int(self.labels.max())}"
+            raise ValueError(f"labels: got {span}, expected 0 .. {len(self.class_names) - 1} (the class_names)")
+        if any(name in _RESERVED for name in self.extras):
+            raise ValueError(f"extras: got {sorted(self.extras)}, expected names other than 'images' and 'labels'")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def counts(self) -> list[int]:
+        """Images per class, in label order."""
+        return torch.bincount(self.labels.cpu(), minlength=len(self.class_names)).tolist()
+
+    @property
+    def ipc(self) -> int:
+        """Images per class; the largest count if classes differ."""
+        return max(self.counts, default=0)
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """What students should use, from the manifest; None if unknown."""
+        return normalization_from_json(self.manifest.get("normalization"))
+
+    def as_dataset(self, transform: Callable[[Any], Any] | None = None, *, kind: str = "pil") -> DistilledDataset:
+        """The set as a torch ``Dataset`` of (image, label) with ``.targets``, ``.classes`` and ``.class_to_idx``.
+
+        Args:
+            transform: applied to each image.
+            kind: what images are before the transform: "pil" (RGB ``PIL.Image``, as torchvision's data sets give) or
+                "tensor" (uint8 [3, H, W]).
+
+        Raises:
+            ValueError: ``kind`` is neither.
+        """
+        return DistilledDataset(self.images, self.labels, self.class_names, transform, kind)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str = "folder",
+        jpeg_quality: int = 75,
+        subsampling: str = "4:2:0",
+        lossless: bool = False,
+    ) -> Path:
+        """Write the set to a new folder. The folder appears when all of it is written, or not at all.
+
+        Args:
+            path: a folder that does not exist or is empty.
+            format: "folder" (``{class:05d}/class{class:05d}_id{id:05d}.jpg``, the RDED reference's layout) or
+                "safetensors" (``images.safetensors`` with images, labels and extras; lossless).
+            jpeg_quality, subsampling: for "folder"; the defaults are the reference's.
+            lossless: write PNG instead of JPEG.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: the folder is not empty.
+            ValueError: an option or a manifest entry is not valid.
+            OSError: the disk is full or read-only; nothing is left behind.
+        """
+        if format not in LAYOUTS:
+            raise ValueError(f"format: got {format!r}, expected 'folder' or 'safetensors'")
+        options = ImageFormat("png") if lossless else ImageFormat("jpeg", jpeg_quality, subsampling)
+        target = Path(path)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise FileExistsError(f"{target}: exists and is not an empty folder; choose another or delete it first")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building = target.with_name(f".ddfast-tmp-{secrets.token_hex(6)}-{target.name}")
+        try:
+            building.mkdir()
+            files = self._folder_files(options) if format == "folder" else {}
+            sizes = self._write(building, files, safetensors=format == "safetensors")
+            manifest = self.described(format, options, list(files), sizes)
+            (building / MANIFEST_FILE).write_bytes(manifest_bytes(manifest))
+            if target.exists():
+                target.rmdir()
+            os.rename(building, target)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DistilledSet:
+        """Read a set that `save` or a method wrote, or an image folder without manifest (the RDED reference's output).
+
+        Args:
+            path: the folder.
+
+        Raises:
+            FileNotFoundError: no such folder.
+            ValueError: an unfinished run, a damaged manifest or image, or images of different sizes; names file and
+                key.
+        """
+        root = Path(path)
+        if not root.is_dir():
+            raise FileNotFoundError(
+                f"{root}: no such folder, expected one with {MANIFEST_FILE} or one folder per class"
+            )
+        if (root / MANIFEST_FILE).exists():
+            return cls._load_described(root, read_manifest(root / MANIFEST_FILE))
+        if (root / "run.json").exists():
+            raise ValueError(
+                f"{root}: the run is not finished (no {MANIFEST_FILE}); run its command with --resume first"
+            )
+        names, targets, class_names = scan_folder(root)
+        return cls(_read_images(root, names), torch.tensor(targets, dtype=torch.int64), class_names)
+
+    def described(
+        self, layout: str, image_format: ImageFormat, files: list[str], sizes: Mapping[str, int]
+    ) -> dict[str, Any]:
+        """The manifest for files written now: what is known, with layout, files and bytes brought up to date.
+
+        Args:
+            layout: "folder" or "safetensors".
+            image_format: how images are written in a folder.
+            files: for a folder, the file of each image in the set's order.
+            sizes: bytes of each file written.
+
+        Raises:
+            ValueError: the manifest describes another number of images.
+        """
+        known = self.manifest.get("images") or [{"cells": []}] * len(self)
+        if len(known) != len(self):
+            raise ValueError(
+                f"manifest: images: got {len(known)} entries for {len(self)} images; empty it or make it fit"
+            )
+        labels = self.labels.tolist()
+        names: list[str | None] = [*files] if layout == "folder" else [None] * len(self)
+        pixels = self.images[0].numel() if len(self) else 0
+        per_class = [0] * len(self.class_names)
+        for name, label in zip(names, labels, strict=True):
+            per_class[label] += pixels if name is None else sizes[name]
+        raw = layout == "safetensors"
+        extras = sum(extra.numel() * extra.element_size() for extra in self.extras.values())
+        return validate_manifest(
+            {
+                **_UNKNOWN,
+                "versions": current_versions(),
+                **self.manifest,
+                "format": FORMAT,
+                "schema_version": SCHEMA_VERSION,
+                "class_names": list(self.class_names),
+                "resolution": list(self.images.shape[1:3]),
+                "ipc": self.ipc,
+                "storage": {"layout": layout, "image_format": None if raw else image_format.as_json()},
+                "bytes": {
+                    "images": sum(per_class),
+                    "labels": 8 * len(self) if raw else 0,
+                    "extras": extras,
+                    "manifest": 0,
+                    "per_class": per_class,
+                },
+                "failures": self.manifest.get("failures", []),
+                "images": [
+                    {"file": name, "label": label, "cells": entry["cells"]}
+                    for name, label, entry in zip(names, labels, known, strict=True)
+                ],
+            }
+        )
+
+    def _folder_files(self, options: ImageFormat) -> dict[str, bytes]:
+        if len(self.class_names) > 100_000:
+            raise ValueError(f"class_names: got {len(self.class_names)}, a folder holds at most 100000 classes")
+        used = [0] * len(self.class_names)
+        names = []
+        for label in self.labels.tolist():
+            names.append(image_name(label, used[label], options.suffix))
+            used[label] += 1
+        arrays = self.images.detach().cpu().numpy()
+        with ThreadPoolExecutor(_threads()) as pool:
+            return dict(zip(names, pool.map(options.encode, arrays), strict=True))
+
+    def _write(self, folder: Path, files: Mapping[str, bytes], *, safetensors: bool) -> dict[str, int]:
+        from safetensors.torch import save_file
+
+        for name, data in files.items():
+            path = folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+        extras = {name: extra.detach().cpu().contiguous() for name, extra in self.extras.items()}
+        if safetensors:
+            tensors = {"images": self.images.cpu().contiguous(), "labels": self.labels.cpu().contiguous(), **extras}
+            save_file(tensors, folder / IMAGES_FILE)
+        elif extras:
+            save_file(extras, folder / EXTRAS_FILE)
+        return {name: len(data) for name, data in files.items()}
+
+    @classmethod
+    def _load_described(cls, root: Path, manifest: dict[str, Any]) -> DistilledSet:
+        entries = manifest["images"]
+        labels = torch.tensor([entry["label"] for entry in entries], dtype=torch.int64)
+        if manifest["storage"]["layout"] == "safetensors":
+            extras = _read_tensors(root / IMAGES_FILE)
+            if any(name not in extras for name in _RESERVED):
+                raise ValueError(f"{root / IMAGES_FILE}: got tensors {sorted(extras)}, expected images and labels")
+            images = extras.pop("images")
+            if not torch.equal(extras.pop("labels"), labels):
+                raise ValueError(f"{root / IMAGES_FILE}: labels differ from those in {MANIFEST_FILE}")
+        else:
+            images = _read_images(root, [entry["file"] for entry in entries], tuple(manifest["resolution"]))
+            extras = _read_tensors(root / EXTRAS_FILE) if (root / EXTRAS_FILE).exists() else {}
+        if list(images.shape[1:3]) != manifest["resolution"]:
+            raise ValueError(
+                f"{root / MANIFEST_FILE}: resolution: got {manifest['resolution']}, the images have "
+                f"{list(images.shape[1:3])}"
+            )
+        return cls(images, labels, tuple(manifest["class_names"]), manifest, extras)
+
+
+def save(distilled: DistilledSet, path: str | os.PathLike[str], **options: Any) -> Path:
+    """`DistilledSet.save` as a function."""
+    return distilled.save(path, **options)
+
+
+def load(path: str | os.PathLike[str]) -> DistilledSet:
+    """`DistilledSet.load` as a function."""
+    return DistilledSet.load(path)
+
+
+_UNKNOWN: dict[str, Any] = {
+    "format": FORMAT,
+    "schema_version": SCHEMA_VERSION,
+    "method": None,
+    "preset": None,
+    "config": {},
+    "source": None,
+    "observer": None,
+    "seed": None,
+    "versions": {},
+    "normalization": None,
+}
+
+
+def _threads() -> int:
+    return max(1, min(8, os.cpu_count() or 1))
+
+
+def _read_images(root: Path, names: list[str], size: tuple[int, ...] | None = None) -> Tensor:
+    """Decode the files into one tensor, uint8 [N, H, W, 3]; Pillow decodes outside Python's lock, hence the threads."""
+    with ThreadPoolExecutor(_threads()) as pool:
+        decoded = pool.map(lambda name: _read_image(root, name), names)
+        result: NDArray[np.uint8] | None = None
+        for index, (name, image) in enumerate(zip(names, decoded, strict=True)):
+            if result is None:
+                height, width = size or image.shape[:2]
+                result = np.empty((len(names), height, width, 3), dtype=np.uint8)
+            if image.shape != result.shape[1:]:
+                raise ValueError(
+                    f"{root / name}: got {image.shape[0]} x {image.shape[1]} pixels, expected "
+                    f"{result.shape[1]} x {result.shape[2]} like the rest of the set"
+                )
+            result[index] = image
+    if result is None:
+        height, width = size or (0, 0)
+        result = np.empty((0, height, width, 3), dtype=np.uint8)
+    return torch.from_numpy(result)
+
+
+def _read_image(root: Path, name: str) -> NDArray[np.uint8]:
+    try:
+        data = (root / name).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(
+            f"{root / name}: missing, but {MANIFEST_FILE} lists it; copy the set anew or resume its run"
+        ) from None
+    return decode_image(data, str(root / name))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing, but {MANIFEST_FILE} needs it; copy the set anew") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error}); copy the set anew") from error

@@ -1,0 +1,282 @@
+"""``manifest.json``: what a distilled set is, where every patch came from, and how many bytes it takes.
+
+Keys (all are there; null where nothing is known)
+
+    format            "ddfast.distilled"
+    schema_version    1
+    method, preset    text
+    config            mapping, the method's resolved configuration
+    source            {name, fingerprint}
+    class_names       list of text; the index is the label
+    observer          mapping (name, weights, ...)
+    seed              integer
+    versions          {package: version}
+    normalization     {mean: [3], std: [3]} for pixels in [0, 1], what students should use
+    resolution        [height, width] in pixels
+    ipc               images per class, the largest if classes differ
+    storage           {layout: "folder" | "safetensors", image_format: {kind, quality, subsampling}}
+    bytes             {images, labels, extras, manifest, per_class: [...]}; labels are 0 where folders say them
+    images            one entry an image, in the set's order: {file, label, cells: [{sample, box, score}]}
+                      box is [top, left, height, width] in pixels of the source image; score is the observer's loss, a
+                      number or "inf", "-inf", "nan"
+    failures          [{label, sample, reason}], source files that were skipped
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddfast.store.codec import ImageFormat
+
+FORMAT = "ddfast.distilled"
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+LAYOUTS = ("folder", "safetensors")
+_PER_LINE = ("images", "failures")
+_NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+_Check = Callable[[Any], bool]
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """The file's contents: JSON, one line per key and per image; ``bytes.manifest`` is set to its own length.
+
+    Raises:
+        TypeError, ValueError: a value is not JSON, or the manifest is not valid (the message names the key).
+    """
+    validate_manifest(manifest)
+    content = {**manifest, "bytes": dict(manifest["bytes"])}
+    text = _render(content)
+    while content["bytes"]["manifest"] != len(text):
+        content["bytes"]["manifest"] = len(text)
+        text = _render(content)
+    return text
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """Read and validate a manifest file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not JSON, or not valid; the message names the file and the key.
+    """
+    file = Path(path)
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error})") from error
+    return validate_manifest(content, where=str(file))
+
+
+def validate_manifest(manifest: Any, where: str = "manifest") -> dict[str, Any]:
+    """Check every key.
+
+    Args:
+        manifest: what was read or is to be written.
+        where: begins the message.
+
+    Returns:
+        The manifest; keys that this version does not know are kept.
+
+    Raises:
+        ValueError: names the first key that is missing or wrong, its value and what was expected.
+    """
+    if not isinstance(manifest, Mapping):
+        raise ValueError(f"{where}: got {type(manifest).__name__}, expected a mapping")
+    if manifest.get("format") != FORMAT:
+        raise ValueError(f"{where}: format: got {manifest.get('format')!r}, expected {FORMAT!r}")
+    version: Any = manifest.get("schema_version")
+    if _is_count(version) and version > SCHEMA_VERSION:
+        raise ValueError(f"{where}: schema_version: got {version}, this version knows {SCHEMA_VERSION}; update ddfast")
+    for key, check, expected in _SCHEMA:
+        _require(where, manifest, key, check, expected)
+    _check_labels(where, manifest)
+    return dict(manifest)
+
+
+def current_versions() -> dict[str, str]:
+    """Versions of what decides the bytes of a set: Python, ddfast, torch, numpy, Pillow and its libjpeg-turbo."""
+    from PIL import features
+
+    versions = {"python": platform.python_version()}
+    for package in ("ddfast", "torch", "numpy", "pillow"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "unknown"  # used from a source tree, not installed
+    versions["libjpeg_turbo"] = features.version_feature("libjpeg_turbo") or "none"
+    return versions
+
+
+def score_to_json(score: float) -> float | str:
+    """A score as JSON: float32 values with the nine digits that read back the same, others in full; text if not finite.
+
+    Args:
+        score: any float.
+    """
+    value = float(score)
+    if math.isnan(value):
+        return "nan"
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return float(f"{value:.9g}") if np.float32(value) == value else value
+
+
+def score_from_json(value: float | str) -> float:
+    """The inverse of `score_to_json` (to within float32 where the score was one)."""
+    return _NON_FINITE[value] if isinstance(value, str) else float(value)
+
+
+def is_safe_file(name: object) -> bool:
+    """True for a relative path with ``/`` between folders, without ``..``, backslash, colon or control characters."""
+    if not isinstance(name, str) or re.search(r"[\x00-\x1f\\:]", name):
+        return False
+    return all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _render(content: Mapping[str, Any]) -> bytes:
+    lines = []
+    for key, value in content.items():
+        if key in _PER_LINE and value:
+            body = "[\n" + ",\n".join(json.dumps(entry, allow_nan=False, ensure_ascii=False) for entry in value) + "\n]"
+        else:
+            body = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        lines.append(f"{json.dumps(key)}: {body}")
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def _require(where: str, manifest: Mapping[str, Any], key: str, check: _Check, expected: str) -> None:
+    value: Any = manifest
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise ValueError(f"{where}: {key}: missing, expected {expected}")
+        value = value[part]
+    _verify(where, key, value, check, expected)
+
+
+def _verify(where: str, key: str, value: Any, check: _Check, expected: str) -> None:
+    if not check(value):
+        shown = repr(value)
+        raise ValueError(f"{where}: {key}: got {shown[:80]}{'...' if len(shown) > 80 else ''}, expected {expected}")
+
+
+def _check_labels(where: str, manifest: Mapping[str, Any]) -> None:
+    classes = len(manifest["class_names"])
+    sizes = len(manifest["bytes"]["per_class"])
+    if sizes != classes:
+        raise ValueError(
+            f"{where}: bytes.per_class: got {sizes} entries, expected one for each of {classes} class_names"
+        )
+    label = f"a label from 0 to {classes - 1}"
+    needs_file = manifest["storage"]["layout"] == "folder"
+    for index, entry in enumerate(manifest["images"]):
+        key = f"images[{index}]"
+        _verify(where, key, entry, lambda value: isinstance(value, Mapping), "a mapping with file, label and cells")
+        _verify(where, f"{key}.label", entry.get("label"), lambda value: _is_count(value) and value < classes, label)
+        if needs_file or entry.get("file") is not None:
+            _verify(where, f"{key}.file", entry.get("file"), is_safe_file, "a relative path that stays in the folder")
+        _check_cells(where, key, entry.get("cells"))
+    for index, entry in enumerate(manifest["failures"]):
+        _verify(where, f"failures[{index}]", entry, _is_failure, "a mapping with label, sample and reason")
+
+
+def _check_cells(where: str, key: str, cells: Any) -> None:
+    _verify(where, f"{key}.cells", cells, lambda value: isinstance(value, list), "a list")
+    for number, cell in enumerate(cells):
+        place = f"{key}.cells[{number}]"
+        _verify(where, place, cell, lambda value: isinstance(value, Mapping), "a mapping with sample, box and score")
+        _verify(where, f"{place}.sample", cell.get("sample"), _is_text, "text")
+        _verify(where, f"{place}.box", cell.get("box"), _is_box, "[top, left, height, width] in pixels")
+        _verify(where, f"{place}.score", cell.get("score"), _is_score, "a number, 'inf', '-inf' or 'nan'")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_integer(value) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_score(value: Any) -> bool:
+    return value in _NON_FINITE if isinstance(value, str) else _is_number(value)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_box(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)) or len(value) != 4 or not all(_is_integer(item) for item in value):
+        return False
+    return bool(min(value[0], value[1]) >= 0 and min(value[2], value[3]) > 0)
+
+
+def _is_failure(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not _is_count(value.get("label")):
+        return False
+    return _is_text(value.get("sample")) and _is_text(value.get("reason"))
+
+
+def _is_image_format(value: Any) -> bool:
+    try:
+        ImageFormat.from_json(value)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return False
+    return True
+
+
+def _or_null(check: _Check) -> _Check:
+    return lambda value: value is None or check(value)
+
+
+def _list_of(check: _Check, length: int | None = None) -> _Check:
+    return lambda value: (
+        isinstance(value, (list, tuple)) and (length is None or len(value) == length) and all(map(check, value))
+    )
+
+
+def _is_source(value: Any) -> bool:
+    return isinstance(value, Mapping) and _is_text(value.get("name")) and _is_text(value.get("fingerprint"))
+
+
+_SCHEMA: tuple[tuple[str, _Check, str], ...] = (
+    ("schema_version", lambda value: _is_count(value) and value >= 1, "a version number from 1"),
+    ("method", _or_null(_is_text), "text or null"),
+    ("preset", _or_null(_is_text), "text or null"),
+    ("config", _is_mapping, "a mapping"),
+    ("source", _or_null(_is_source), "a mapping with the texts name and fingerprint, or null"),
+    ("class_names", _list_of(_is_text), "a list of text, one name per label"),
+    ("observer", _or_null(_is_mapping), "a mapping or null"),
+    ("seed", _or_null(_is_integer), "an integer or null"),
+    ("versions", lambda value: _is_mapping(value) and all(map(_is_text, value.values())), "a mapping of texts"),
+    ("normalization", _or_null(_is_mapping), "a mapping with mean and std, or null"),
+    ("resolution", _list_of(lambda value: _is_count(value) and value > 0, 2), "[height, width] in pixels"),
+    ("ipc", _is_count, "a number of images per class"),
+    ("storage.layout", lambda value: value in LAYOUTS, "'folder' or 'safetensors'"),
+    ("storage.image_format", _or_null(_is_image_format), "a mapping with kind, quality and subsampling, or null"),
+    ("bytes.images", _is_count, "a number of bytes"),
+    ("bytes.labels", _is_count, "a number of bytes"),
+    ("bytes.extras", _is_count, "a number of bytes"),
+    ("bytes.manifest", _is_count, "a number of bytes"),
+    ("bytes.per_class", _list_of(_is_count), "a list of numbers of bytes"),
+    ("images", lambda value: isinstance(value, list), "a list"),
+    ("failures", lambda value: isinstance(value, list), "a list"),
+)
