@@ -26,6 +26,7 @@ from ddfast.runs.atomic import (
     RunError,
     atomic_create_bytes,
     atomic_write_bytes,
+    discard,
     explain,
     remove_temporaries,
 )
@@ -192,17 +193,25 @@ class Ledger:
             RunError, OSError: the folder cannot be written.
         """
         for task in self._order:
-            if task in self._done or self.completed(task):
-                continue
-            self._make_tasks_folder()
-            attempt = self._book.claim(task)
-            if attempt is None:
-                continue
-            if self.completed(task):  # finished between the look and the claim
-                self._book.clear(task)
-                continue
-            return Task(self, self._book, task, attempt)
+            claimed = self._try(task)
+            if claimed is not None:
+                return claimed
         return None
+
+    def claim(self, task: str) -> Task:
+        """One given task, for work that must go in order.
+
+        Raises:
+            ValueError: no such task.
+            RunError: it is done, or a live worker holds it; or the folder cannot be written.
+        """
+        if task not in self.tasks:
+            raise ValueError(f"task: got {task!r}, which is none of the {len(self.tasks)} tasks of this run")
+        claimed = self._try(task)
+        if claimed is None:
+            state = "done already" if self.completed(task) else "held by another worker; run only one at a time"
+            raise RunError(f"{self.root}: task {task} is {state}")
+        return claimed
 
     def claims(self, *, wait: bool = True, poll: float = 1.0) -> Iterator[Task]:
         """Task after task until the run is finished.
@@ -269,11 +278,15 @@ class Ledger:
         running += self._book.held_count()
         return Status(len(self.tasks), done, running, len(self.tasks) - done - running)
 
-    def finish(self) -> None:
+    def finish(self, *, keep_files: bool = True) -> None:
         """Once every task is done: gather the done records in ``records.json`` and remove ``tasks/`` and temporaries.
 
         Any worker may call it, also several at once. The folder then holds only results and a few files, so that
         readers which take every sub-folder for a class see classes only.
+
+        Args:
+            keep_files: False deletes the tasks' files, for a run that made another result of them; their tasks stay
+                done.
 
         Raises:
             RunError: some tasks are not done.
@@ -282,12 +295,15 @@ class Ledger:
             status = self.status()
             raise RunError(f"{self.root}: {status.done} of {status.total} tasks are done; finish needs all of them")
         records = self.records()
-        merged = description.as_bytes({task: record.as_json() for task, record in records.items()})
-        target = self.root / folder.RECORDS_FILE
-        if not target.exists() or target.read_bytes() != merged:
-            atomic_write_bytes(target, merged)
-        for directory in {(self.root / name).parent for record in records.values() for name in record.files}:
+        if not all(task in (self._read_records() or {}) for task in self.tasks):  # another worker may have been here
+            kept = records if keep_files else {task: record.without_files() for task, record in records.items()}
+            content = description.as_bytes({task: record.as_json() for task, record in kept.items()})
+            atomic_write_bytes(self.root / folder.RECORDS_FILE, content)
+        paths = [self.root / name for record in records.values() for name in record.files]
+        for directory in {path.parent for path in paths}:
             remove_temporaries(directory)
+        if not keep_files:
+            discard(paths)
         self._book.close()
         shutil.rmtree(self.root / folder.TASKS_FOLDER, ignore_errors=True)
 
@@ -306,6 +322,18 @@ class Ledger:
     def done_path(self, task: str) -> Path:
         """Where the done record of ``task`` is while the run goes on."""
         return self.root / folder.TASKS_FOLDER / f"{task}.done.json"
+
+    def _try(self, task: str) -> Task | None:
+        if task in self._done or self.completed(task):
+            return None
+        self._make_tasks_folder()
+        attempt = self._book.claim(task)
+        if attempt is None:
+            return None
+        if self.completed(task):  # finished between the look and the claim
+            self._book.clear(task)
+            return None
+        return Task(self, self._book, task, attempt)
 
     def _load(self, task: str) -> DoneRecord | None:
         try:

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,10 @@ class DoneRecord:
             except (FileNotFoundError, NotADirectoryError):
                 return False
         return True
+
+    def without_files(self) -> DoneRecord:
+        """The record of a task whose files are no longer needed."""
+        return replace(self, files={})
 
     def as_json(self) -> dict[str, Any]:
         """The record as JSON values; `from_json` reads it back."""

@@ -11,14 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ddfast._types import Normalization
-from ddfast.store.codec import ImageFormat, decode_image
+from ddfast.store.codec import ImageFormat
 from ddfast.store.dataset import DistilledDataset
+from ddfast.store.files import (
+    EXTRAS_FILE,
+    IMAGES_FILE,
+    RUN_FILE,
+    is_open_run,
+    move_into_place,
+    read_images,
+    read_tensors,
+    threads,
+)
 from ddfast.store.layout import image_name, scan_folder
 from ddfast.store.manifest import (
     FORMAT,
@@ -32,8 +40,6 @@ from ddfast.store.manifest import (
 )
 from ddfast.store.provenance import normalization_from_json
 
-IMAGES_FILE = "images.safetensors"
-EXTRAS_FILE = "extras.safetensors"
 _RESERVED = ("images", "labels")
 
 
@@ -115,7 +121,8 @@ class DistilledSet:
         """Write the set to a new folder. The folder appears when all of it is written, or not at all.
 
         Args:
-            path: a folder that does not exist or is empty.
+            path: a folder that does not exist or is empty, or the folder of a ddfast run that has no manifest yet (the
+                manifest then comes last).
             format: "folder" (``{class:05d}/class{class:05d}_id{id:05d}.jpg``, the RDED reference's layout) or
                 "safetensors" (``images.safetensors`` with images, labels and extras; lossless).
             jpeg_quality, subsampling: for "folder"; the defaults are the reference's.
@@ -125,7 +132,7 @@ class DistilledSet:
             The folder.
 
         Raises:
-            FileExistsError: the folder is not empty.
+            FileExistsError: the folder holds something else.
             ValueError: an option or a manifest entry is not valid.
             OSError: the disk is full or read-only; nothing is left behind.
         """
@@ -133,19 +140,18 @@ class DistilledSet:
             raise ValueError(f"format: got {format!r}, expected 'folder' or 'safetensors'")
         options = ImageFormat("png") if lossless else ImageFormat("jpeg", jpeg_quality, subsampling)
         target = Path(path)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        inside = is_open_run(target)
+        if target.exists() and not inside and (not target.is_dir() or any(target.iterdir())):
             raise FileExistsError(f"{target}: exists and is not an empty folder; choose another or delete it first")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        building = target.with_name(f".ddfast-tmp-{secrets.token_hex(6)}-{target.name}")
+        parent = target if inside else target.parent
+        building = parent / f".ddfast-tmp-{secrets.token_hex(6)}-{target.name}"
         try:
-            building.mkdir()
+            building.mkdir(parents=True)
             files = self._folder_files(options) if format == "folder" else {}
             sizes = self._write(building, files, safetensors=format == "safetensors")
             manifest = self.described(format, options, list(files), sizes)
             (building / MANIFEST_FILE).write_bytes(manifest_bytes(manifest))
-            if target.exists():
-                target.rmdir()
-            os.rename(building, target)
+            move_into_place(building, target, inside=inside)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
@@ -170,12 +176,12 @@ class DistilledSet:
             )
         if (root / MANIFEST_FILE).exists():
             return cls._load_described(root, read_manifest(root / MANIFEST_FILE))
-        if (root / "run.json").exists():
+        if (root / RUN_FILE).exists():
             raise ValueError(
                 f"{root}: the run is not finished (no {MANIFEST_FILE}); run its command with --resume first"
             )
         names, targets, class_names = scan_folder(root)
-        return cls(_read_images(root, names), torch.tensor(targets, dtype=torch.int64), class_names)
+        return cls(read_images(root, names), torch.tensor(targets, dtype=torch.int64), class_names)
 
     def described(
         self, layout: str, image_format: ImageFormat, files: list[str], sizes: Mapping[str, int]
@@ -239,7 +245,7 @@ class DistilledSet:
             names.append(image_name(label, used[label], options.suffix))
             used[label] += 1
         arrays = self.images.detach().cpu().numpy()
-        with ThreadPoolExecutor(_threads()) as pool:
+        with ThreadPoolExecutor(threads()) as pool:
             return dict(zip(names, pool.map(options.encode, arrays), strict=True))
 
     def _write(self, folder: Path, files: Mapping[str, bytes], *, safetensors: bool) -> dict[str, int]:
@@ -262,15 +268,15 @@ class DistilledSet:
         entries = manifest["images"]
         labels = torch.tensor([entry["label"] for entry in entries], dtype=torch.int64)
         if manifest["storage"]["layout"] == "safetensors":
-            extras = _read_tensors(root / IMAGES_FILE)
+            extras = read_tensors(root / IMAGES_FILE)
             if any(name not in extras for name in _RESERVED):
                 raise ValueError(f"{root / IMAGES_FILE}: got tensors {sorted(extras)}, expected images and labels")
             images = extras.pop("images")
             if not torch.equal(extras.pop("labels"), labels):
                 raise ValueError(f"{root / IMAGES_FILE}: labels differ from those in {MANIFEST_FILE}")
         else:
-            images = _read_images(root, [entry["file"] for entry in entries], tuple(manifest["resolution"]))
-            extras = _read_tensors(root / EXTRAS_FILE) if (root / EXTRAS_FILE).exists() else {}
+            images = read_images(root, [entry["file"] for entry in entries], tuple(manifest["resolution"]))
+            extras = read_tensors(root / EXTRAS_FILE) if (root / EXTRAS_FILE).exists() else {}
         if list(images.shape[1:3]) != manifest["resolution"]:
             raise ValueError(
                 f"{root / MANIFEST_FILE}: resolution: got {manifest['resolution']}, the images have "
@@ -301,50 +307,3 @@ _UNKNOWN: dict[str, Any] = {
     "versions": {},
     "normalization": None,
 }
-
-
-def _threads() -> int:
-    return max(1, min(8, os.cpu_count() or 1))
-
-
-def _read_images(root: Path, names: list[str], size: tuple[int, ...] | None = None) -> Tensor:
-    """Decode the files into one tensor, uint8 [N, H, W, 3]; Pillow decodes outside Python's lock, hence the threads."""
-    with ThreadPoolExecutor(_threads()) as pool:
-        decoded = pool.map(lambda name: _read_image(root, name), names)
-        result: NDArray[np.uint8] | None = None
-        for index, (name, image) in enumerate(zip(names, decoded, strict=True)):
-            if result is None:
-                height, width = size or image.shape[:2]
-                result = np.empty((len(names), height, width, 3), dtype=np.uint8)
-            if image.shape != result.shape[1:]:
-                raise ValueError(
-                    f"{root / name}: got {image.shape[0]} x {image.shape[1]} pixels, expected "
-                    f"{result.shape[1]} x {result.shape[2]} like the rest of the set"
-                )
-            result[index] = image
-    if result is None:
-        height, width = size or (0, 0)
-        result = np.empty((0, height, width, 3), dtype=np.uint8)
-    return torch.from_numpy(result)
-
-
-def _read_image(root: Path, name: str) -> NDArray[np.uint8]:
-    try:
-        data = (root / name).read_bytes()
-    except FileNotFoundError:
-        raise ValueError(
-            f"{root / name}: missing, but {MANIFEST_FILE} lists it; copy the set anew or resume its run"
-        ) from None
-    return decode_image(data, str(root / name))
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: missing, but {MANIFEST_FILE} needs it; copy the set anew") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged ({error}); copy the set anew") from error

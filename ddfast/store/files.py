@@ -1,0 +1,106 @@
+"""Reading and writing the files of a distilled set."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ddfast.store.codec import decode_image
+from ddfast.store.manifest import MANIFEST_FILE
+
+RUN_FILE = "run.json"
+IMAGES_FILE = "images.safetensors"
+EXTRAS_FILE = "extras.safetensors"
+
+
+def is_open_run(folder: Path) -> bool:
+    """True for the folder of a ddfast run whose manifest is not written yet."""
+    if not (folder / RUN_FILE).exists() or (folder / MANIFEST_FILE).exists():
+        return False
+    try:
+        content = json.loads((folder / RUN_FILE).read_bytes())
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.get("format") == "ddfast.run"
+
+
+def move_into_place(building: Path, target: Path, *, inside: bool) -> None:
+    """Give a finished folder its name or, ``inside`` an existing one, move its files there, the manifest last."""
+    if not inside:
+        if target.exists():
+            target.rmdir()
+        os.rename(building, target)
+        return
+    for entry in sorted(building.rglob("*"), key=lambda entry: entry.name == MANIFEST_FILE):
+        place = target / entry.relative_to(building)
+        if entry.is_dir():
+            place.mkdir(exist_ok=True)
+        else:
+            os.replace(entry, place)
+    shutil.rmtree(building)
+
+
+def threads() -> int:
+    """How many threads code images."""
+    return max(1, min(8, os.cpu_count() or 1))
+
+
+def read_images(root: Path, names: list[str], size: tuple[int, ...] | None = None) -> Tensor:
+    """Decode files into one tensor, uint8 [N, H, W, 3]; Pillow decodes outside Python's lock, hence the threads.
+
+    Args:
+        root: the set's folder.
+        names: paths relative to it.
+        size: (height, width) that each must have; None for that of the first.
+
+    Raises:
+        ValueError: a file is missing, unreadable or of another size.
+    """
+    with ThreadPoolExecutor(threads()) as pool:
+        decoded = pool.map(lambda name: _read_image(root, name), names)
+        result: NDArray[np.uint8] | None = None
+        for index, (name, image) in enumerate(zip(names, decoded, strict=True)):
+            if result is None:
+                height, width = size or image.shape[:2]
+                result = np.empty((len(names), height, width, 3), dtype=np.uint8)
+            if image.shape != result.shape[1:]:
+                raise ValueError(
+                    f"{root / name}: got {image.shape[0]} x {image.shape[1]} pixels, expected "
+                    f"{result.shape[1]} x {result.shape[2]} like the rest of the set"
+                )
+            result[index] = image
+    if result is None:
+        height, width = size or (0, 0)
+        result = np.empty((0, height, width, 3), dtype=np.uint8)
+    return torch.from_numpy(result)
+
+
+def _read_image(root: Path, name: str) -> NDArray[np.uint8]:
+    try:
+        data = (root / name).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(
+            f"{root / name}: missing, but {MANIFEST_FILE} lists it; copy the set anew or resume its run"
+        ) from None
+    return decode_image(data, str(root / name))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; ValueError if it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing, but {MANIFEST_FILE} needs it; copy the set anew") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged ({error}); copy the set anew") from error
