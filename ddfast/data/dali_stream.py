@@ -110,7 +110,7 @@ class _Decoder:
             return packed._replace(arena=packed.arena.to(self._device)), failures
         decoded = iter(pictures)
         flat = [
-            torch.from_numpy(s.probed.data.reshape(-1)).to(self._device)
+            torch.from_numpy(np.require(s.probed.data.reshape(-1), requirements="W")).to(self._device)
             if isinstance(s.probed.data, np.ndarray)
             else next(decoded)
             for s in good

@@ -102,7 +102,7 @@ class _Batches(Dataset[CropBatch]):
                 failures.append(Failure(position, error.sample_id, error.reason))
         packed = _pack(np.array(positions, dtype=np.int64), pictures)
         crops = self._request.buffer(len(pictures))
-        with use_backend("reference", ["multi_crop"]):
+        with use_backend("reference", ["multi_crop_out"]):
             boxes = cut_crops(self._source, plan.label, packed, crops, self._request, self._draw)
         return CropBatch(plan.label, packed.positions, packed.sizes, boxes, crops, failures, plan.last)
 
