@@ -20,14 +20,14 @@ _MARKERS = (RUN_FILE, "manifest.json")
 
 
 def is_empty(root: Path) -> bool:
-    """True if ``root`` does not exist or is a folder without entries.
+    """True if ``root`` does not exist or is a folder without entries, other than a file that is just being written.
 
     Raises:
         RunError: ``root`` is a file.
     """
     if root.exists() and not root.is_dir():
         raise RunError(f"{root}: is a file, expected a folder (or nothing) to write the run to")
-    return not root.exists() or next(root.iterdir(), None) is None
+    return not root.exists() or all(entry.name.startswith(TEMPORARY_PREFIX) for entry in root.iterdir())
 
 
 def read_marker(root: Path) -> dict[str, Any] | None:

@@ -126,7 +126,8 @@ class Ledger:
         """
         path = Path(root)
         run = description.describe(tasks, config, outputs)
-        if not (path / folder.RUN_FILE).exists() and not folder.is_empty(path):
+        # in this order: another worker may be starting the run right now, and run.json is the first file it makes
+        if not folder.is_empty(path) and not (path / folder.RUN_FILE).exists():
             raise RunError(f"{path}: holds files but no run to resume (no {folder.RUN_FILE}); choose another folder")
         ledger = cls._open(path, run, expiry=expiry, clock_skew=clock_skew)
         for task in ledger.invalid(checksums=verify):
@@ -343,7 +344,7 @@ class Ledger:
         entry = (self._read_records() or {}).get(task)
         try:
             return None if entry is None else DoneRecord.from_json(entry)
-        except (TypeError, KeyError):
+        except (ValueError, TypeError, KeyError):
             return None
 
     def _read_records(self) -> dict[str, Any] | None:

@@ -71,8 +71,14 @@ class DoneRecord:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> DoneRecord:
-        """Raises KeyError or TypeError if ``value`` is not what `as_json` made."""
+    def from_json(cls, value: Any) -> DoneRecord:
+        """The inverse of `as_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: ``value`` is not what `as_json` made.
+        """
+        if not all(isinstance(part, Mapping) for part in (value, value["files"], value["record"])):
+            raise TypeError("a done record is a mapping, with the mappings files and record")
         files = {name: FileEntry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in value["files"].items()}
         rest = (str(value["owner"]), float(value["seconds"]), int(value["attempt"]))
         return cls(str(value["task"]), files, dict(value["record"]), *rest)

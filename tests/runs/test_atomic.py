@@ -1,0 +1,162 @@
+"""Atomic files: complete or absent, also on a full or read-only disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddfast.runs import Ledger, RunError, atomic, atomic_write_bytes
+
+REPO = Path(__file__).resolve().parent.parent.parent
+
+
+def test_writes_replaces_and_makes_folders(tmp_path: Path) -> None:
+    path = tmp_path / "a/b/file"
+    atomic_write_bytes(path, b"one")
+    atomic_write_bytes(path, b"two")
+    atomic_write_bytes(tmp_path / "empty", b"")
+    assert path.read_bytes() == b"two"
+    assert (tmp_path / "empty").read_bytes() == b""
+    assert os.listdir(path.parent) == ["file"]
+
+
+def test_create_never_replaces(tmp_path: Path) -> None:
+    assert atomic.atomic_create_bytes(tmp_path / "x", b"first")
+    assert not atomic.atomic_create_bytes(tmp_path / "x", b"second")
+    assert (tmp_path / "x").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_create_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "no links here")
+
+    monkeypatch.setattr(os, "link", no_link)
+    assert atomic.atomic_create_bytes(tmp_path / "x", b"first")
+    assert not atomic.atomic_create_bytes(tmp_path / "x", b"second")
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
+    (tmp_path / "old").write_bytes(b"kept")
+    real_write = os.write
+    calls = []
+
+    def full(*args: object) -> int:
+        calls.append(args)
+        if call == "write" and len(calls) == 1:
+            return real_write(args[0], bytes(args[1])[:3])  # type: ignore[arg-type]
+        raise OSError(code, "full")
+
+    monkeypatch.setattr(os, call, full)
+    for name in ("old", "new"):
+        calls.clear()
+        with pytest.raises(RunError, match=r"disk full.*--resume"):
+            atomic_write_bytes(tmp_path / name, b"0123456789")
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["old"]
+    assert (tmp_path / "old").read_bytes() == b"kept"
+
+
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, bytes(data)[:3]))
+    atomic_write_bytes(tmp_path / "x", b"0123456789")
+    assert (tmp_path / "x").read_bytes() == b"0123456789"
+
+
+def test_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write_bytes(tmp_path / "x", b"data")
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_errors_pass_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "bad disk")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="bad disk"):
+        atomic_write_bytes(tmp_path / "x", b"data")
+    assert os.listdir(tmp_path) == []
+
+
+def test_full_disk_in_a_task_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Giving back must need no space: it succeeds while every write fails."""
+    with Ledger.create(tmp_path, ["t"], {}) as ledger:
+        real = os.write
+        with pytest.raises(RunError, match="disk full"), ledger.claim("t") as task:  # noqa: PT012
+            task.write_bytes("00000/a", b"x")
+
+            def full(*_: object) -> int:
+                raise OSError(errno.ENOSPC, "full")
+
+            monkeypatch.setattr(os, "write", full)
+            task.write_bytes("00000/b", b"x")
+        with pytest.raises(RunError, match="disk full"):
+            ledger.claim("t")
+        monkeypatch.setattr(os, "write", real)
+        assert os.listdir(tmp_path / "00000") == []
+        with ledger.claim("t") as task:
+            task.write_bytes("00000/b", b"x")
+            task.complete()
+
+
+def test_real_write_limit_leaves_nothing(tmp_path: Path) -> None:
+    """A true short write from the kernel (the file size limit), in a process of its own."""
+    code = (
+        "import resource, signal, sys, os\n"
+        "from ddfast.runs import atomic_write_bytes\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    atomic_write_bytes(sys.argv[1] + '/big', bytes(1_000_000))\n"
+        "except OSError as error:\n"
+        "    print(error.errno, os.listdir(sys.argv[1]))\n"
+    )
+    assert hasattr(resource, "RLIMIT_FSIZE")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=REPO, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == f"{errno.EFBIG} []"
+
+
+def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    folder.chmod(0o500)
+    if os.access(folder, os.W_OK):  # root may write anywhere; then the system's answer is played
+
+        def refuse(*_: object, **__: object) -> int:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(RunError, match=r"not allowed.*Permission denied.*--resume"):
+        atomic_write_bytes(folder / "x", b"data")
+    with pytest.raises(RunError, match="not allowed"):
+        Ledger.create(folder, ["t"], {})
+    monkeypatch.undo()
+    folder.chmod(0o700)
+    assert os.listdir(folder) == []
+
+
+def test_remove_temporaries_takes_only_ours(tmp_path: Path) -> None:
+    staged = atomic.stage_bytes(tmp_path / "x.jpg", b"1")
+    (tmp_path / ".hidden").write_bytes(b"")
+    (tmp_path / "y.tmp").write_bytes(b"")
+    assert staged.name.endswith("-x.jpg")
+    assert atomic.remove_temporaries(tmp_path) == 1
+    assert sorted(os.listdir(tmp_path)) == [".hidden", "y.tmp"]
+    assert atomic.remove_temporaries(tmp_path / "missing") == 0

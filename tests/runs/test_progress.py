@@ -1,0 +1,107 @@
+"""Progress: rate, time left after a resume, lines in pipes, the bar, the callback."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from ddfast.runs.progress import Progress, ProgressEvent, format_event, format_seconds
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_time_left_ignores_what_was_done_before() -> None:
+    clock, events = Clock(), []
+    progress = Progress(1000, done=900, mode="quiet", callback=events.append, clock=clock)
+    assert progress.event().eta is None
+    clock.now += 10
+    progress.update(20)
+    assert events[-1] == ProgressEvent(920, 1000, 2.0, 40.0, 10.0, "")
+
+
+def test_rate_is_that_of_the_last_minute() -> None:
+    clock = Clock()
+    progress = Progress(10_000, mode="quiet", clock=clock)
+    for _ in range(100):
+        clock.now += 1
+        progress.update(50)
+    for _ in range(70):
+        clock.now += 1
+        progress.update(1)
+    event = progress.event()
+    assert event.rate == pytest.approx(1.0)
+    assert event.eta == pytest.approx(10_000 - 5070)
+
+
+def test_finished_and_empty_work() -> None:
+    clock = Clock()
+    assert Progress(0, mode="quiet", clock=clock).event().eta == 0.0
+    progress = Progress(3, mode="quiet", clock=clock)
+    progress.update(3)
+    assert progress.event() == ProgressEvent(3, 3, 0.0, 0.0, 0.0)
+
+
+def test_lines_come_now_and_then_and_at_the_end() -> None:
+    clock, out = Clock(), io.StringIO()
+    with Progress(100, unit="images", title="score", stream=out, clock=clock) as progress:
+        for _ in range(35):
+            clock.now += 1
+            progress.update(2, "class 3")
+        progress.write("a remark")
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 5
+    assert lines[0] == "score: 20/100 images (20 %), 2 images/s, 40 s left, class 3"
+    assert lines[3] == "a remark"
+    assert lines[4] == "score: 70/100 images (70 %), 2 images/s, 15 s left, class 3"
+    assert "\r" not in out.getvalue()
+
+
+def test_quiet_writes_nothing() -> None:
+    out = io.StringIO()
+    with Progress(2, mode="quiet", stream=out, interval=0.0) as progress:
+        progress.update()
+        progress.write("remark")
+    assert out.getvalue() == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bar_on_terminals_starts_at_what_was_done() -> None:
+    out = Terminal()
+    with Progress(10, done=6, unit="images", title="score", stream=out) as progress:
+        progress.update(4, "last")
+        progress.write("remark")
+    text = out.getvalue()
+    assert "6/10" in text
+    assert "10/10" in text
+    assert "remark\n" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7620, "2 h 07 min"), (273600, "3 d 04 h")],
+)
+def test_seconds(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_line_without_rate_or_total() -> None:
+    assert format_event(ProgressEvent(0, 5, 0.0, None, 2.0)) == "0/5 items (0 %), 2 s passed"
+    assert format_event(ProgressEvent(0, 0, 0.0, 0.0, 2.0)) == "0/0 items, 2 s passed"
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="mode: got 'loud'"):
+        Progress(1, mode="loud")
+    with pytest.raises(ValueError, match="done: got 2 of total 1"):
+        Progress(1, done=2)
