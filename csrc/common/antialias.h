@@ -37,6 +37,8 @@ constexpr int kLanes = 4;
 typedef float Wide __attribute__((vector_size(4 * kLanes)));
 typedef float Pixel __attribute__((vector_size(16)));
 
+constexpr int kStrip = 8;  // output rows between the two passes; the strip stays in the first-level cache
+
 template <class V>
 inline V load(const void* p) {
   V v;
@@ -83,6 +85,11 @@ struct Axis {
   int32_t* first = nullptr;
   int32_t* count = nullptr;
   float* weight = nullptr;
+  // Weights by source row r instead: pairs[2 * r] in the output whose segment holds r, pairs[2 * r + 1] in the next one.
+  // Segment i is [end(i - 1), end(i)).  Null unless no row reaches a third output, which holds when shrinking.
+  float* pairs = nullptr;
+
+  int end(int i) const { return i < 0 ? 0 : first[i] + count[i]; }
 
   // The mixture of float and double below is torch's: other roundings move the centres of large crops by more than 1e-5.
   void prepare(int in_size, int out_size) {
@@ -106,6 +113,19 @@ struct Axis {
     }
     weight = weights_.get<float>(int64_t{out} * taps + kLanes);
     for (int i = 0; i < out; ++i) fill(i, static_cast<float>(scale * (i + 0.5)), inverse);
+    pairs = nullptr;
+  }
+
+  void pair_up() {
+    if (pairs || in < out) return;
+    float* by_row = pairs_.get<float>(int64_t{2} * in);
+    std::fill(by_row, by_row + int64_t{2} * in, 0.0f);
+    for (int i = 0; i < out; ++i) {
+      if (i > 1 && first[i] < end(i - 2)) return;
+      for (int k = 0; k < count[i]; ++k)
+        by_row[2 * (first[i] + k) + (first[i] + k < end(i - 1))] = weight[int64_t{i} * taps + k];
+    }
+    pairs = by_row;
   }
 
  private:
@@ -122,7 +142,7 @@ struct Axis {
     for (int k = 0; k < taps; ++k) w[k] /= total;
   }
 
-  Scratch ranges_, weights_;
+  Scratch ranges_, weights_, pairs_;
 };
 
 // dst[c] = sum over k < count of weight[k] * rows[k][c] for c < span, a multiple of kLanes.
@@ -207,12 +227,50 @@ inline void to_float(const uint8_t* src, int64_t bytes, float* dst) {
   store(dst + c, widen(rest));
 }
 
+// Rows [begin, end) of the vertical pass for kBlock columns of bytes: each byte is turned into a float once and added to
+// the two outputs it belongs to.  Same sums in the same order as weighted_rows.
+constexpr int kBlock = 4 * kLanes;
+
+inline void paired_rows(const uint8_t* src, int64_t src_stride, const Axis& axis, int begin, int end, float* dst,
+                        int64_t dst_stride) {
+  int row = axis.first[begin];
+  src += row * src_stride;
+  Wide a{}, b{}, c{}, d{};
+  const float* head = axis.weight + int64_t{begin} * axis.taps;
+  for (; row < axis.end(begin - 1); ++row, ++head, src += src_stride) {
+    a += *head * widen(src);
+    b += *head * widen(src + kLanes);
+    c += *head * widen(src + 2 * kLanes);
+    d += *head * widen(src + 3 * kLanes);
+  }
+  for (int y = begin; y < end; ++y, dst += dst_stride) {
+    Wide e{}, f{}, g{}, h{};
+    for (const int stop = axis.end(y); row < stop; ++row, src += src_stride) {
+      const Wide now = axis.pairs[2 * row] - Wide{}, next = axis.pairs[2 * row + 1] - Wide{};
+      Wide x = widen(src);
+      a += now * x, e += next * x;
+      x = widen(src + kLanes);
+      b += now * x, f += next * x;
+      x = widen(src + 2 * kLanes);
+      c += now * x, g += next * x;
+      x = widen(src + 3 * kLanes);
+      d += now * x, h += next * x;
+    }
+    store(dst, a);
+    store(dst + kLanes, b);
+    store(dst + 2 * kLanes, c);
+    store(dst + 3 * kLanes, d);
+    a = e, b = f, c = g, d = h;
+  }
+}
+
 // Resizes one crop after another; keeps its scratch and the filters of the last size.
 class Resizer {
  public:
   void prepare(const Crop& crop, int out_height, int out_width) {
     crop_ = crop;
     rows_.prepare(crop.height, out_height);
+    rows_.pair_up();
     square_ = crop.height == crop.width && out_height == out_width;
     if (!square_) cols_.prepare(crop.width, out_width);
   }
@@ -223,22 +281,27 @@ class Resizer {
     const Axis& cols = columns();
     const int64_t bytes = int64_t{3} * crop_.width;
     const int64_t span = (bytes + kLanes - 1) / kLanes * kLanes;
-    const int64_t stride = span + 3 * cols.taps + kLanes;  // pixels under zero weights are read, so they must exist
-    float* ring = ring_.get<float>(stride * rows_.taps);
-    float* strip = strip_.get<float>(stride * 4);
+    // Pixels under zero weights are read, so they must exist; rows start on cache lines.
+    const int64_t stride = (span + 3 * cols.taps + 1 + 15) / 16 * 16;
+    const bool paired = rows_.pairs && bytes >= kBlock;
+    float* ring = paired ? nullptr : ring_.get<float>(stride * rows_.taps);
+    float* strip = strip_.get<float>(stride * kStrip);
     const int64_t out_stride = int64_t{4} * cols.out;
     float* done = done_.get<float>(out_stride * 4);
-    const float** taps = pointers_.get<const float*>(rows_.taps);
-    int next = 0;  // first source row not yet in the ring
-    for (int y = 0; y < rows_.out; ++y) {
-      const int first = rows_.first[y], count = rows_.count[y];
-      for (next = std::max(next, first); next < first + count; ++next)
-        to_float(crop_.data + next * crop_.row_stride, bytes, ring + next % rows_.taps * stride);
-      for (int k = 0; k < count; ++k) taps[k] = ring + (first + k) % rows_.taps * stride;
-      weighted_rows(taps, rows_.weight + int64_t{y} * rows_.taps, count, span, strip + y % 4 * stride);
-      if (y % 4 != 3 && y + 1 != rows_.out) continue;
-      weighted_pixels_any(strip, stride, cols, done, out_stride);
-      for (int r = 0; r <= y % 4; ++r) sink(y - y % 4 + r, done + r * out_stride);
+    for (int y = 0, next = 0; y < rows_.out; y += kStrip) {
+      const int end = std::min(y + kStrip, rows_.out);
+      if (paired) {
+        for (int64_t c = 0; c < bytes; c += kBlock) {
+          const int64_t from = std::min(c, bytes - kBlock);  // the last block overlaps: never read past the crop
+          paired_rows(crop_.data + from, crop_.row_stride, rows_, y, end, strip + from, stride);
+        }
+      } else {
+        next = ring_rows(y, end, next, bytes, ring, strip, stride);
+      }
+      for (int r = 0; r < end - y; ++r) {
+        if (r % 4 == 0) weighted_pixels_any(strip + r * stride, stride, cols, done, out_stride);
+        sink(y + r, done + r % 4 * out_stride);
+      }
     }
   }
 
@@ -258,6 +321,20 @@ class Resizer {
   }
 
  private:
+  // The general vertical pass: source rows become floats in a ring of as many rows as an output needs.
+  int ring_rows(int begin, int end, int next, int64_t bytes, float* ring, float* strip, int64_t stride) {
+    const float** taps = pointers_.get<const float*>(rows_.taps);
+    const int64_t span = (bytes + kLanes - 1) / kLanes * kLanes;
+    for (int y = begin; y < end; ++y, strip += stride) {
+      const int first = rows_.first[y], count = rows_.count[y];
+      for (next = std::max(next, first); next < first + count; ++next)
+        to_float(crop_.data + next * crop_.row_stride, bytes, ring + next % rows_.taps * stride);
+      for (int k = 0; k < count; ++k) taps[k] = ring + (first + k) % rows_.taps * stride;
+      weighted_rows(taps, rows_.weight + int64_t{y} * rows_.taps, count, span, strip);
+    }
+    return next;
+  }
+
   const Axis& columns() const { return square_ ? rows_ : cols_; }
 
   Crop crop_{};

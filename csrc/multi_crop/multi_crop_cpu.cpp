@@ -41,6 +41,26 @@ inline void put4(F16* p, Pixel v) {
 #endif
 }
 
+#ifdef DDFAST_X86
+inline void put8(float* p, __m256 v) { _mm256_storeu_ps(p, v); }
+
+inline void put8(Bf16* p, __m256 v) {
+  const __m256i u = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  const __m256i high = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m128i both = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), both);
+}
+
+inline void put8(F16* p, __m256 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+// Pixels x and x + 4 of a row.
+inline __m256 two_pixels(const float* row) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row)), _mm_loadu_ps(row + 16), 1);
+}
+#endif
+
 template <class T>
 inline T convert(float x) {
   T four[4];
@@ -63,6 +83,20 @@ struct Affine {
 template <class T>
 inline void write_planar(const float* row, int width, const Affine& affine, T* out, int64_t plane) {
   int x = 0;
+#ifdef DDFAST_X86
+  __m256 scale[3], shift[3];
+  for (int c = 0; c < 3; ++c) scale[c] = _mm256_set1_ps(affine.scale[c]), shift[c] = _mm256_set1_ps(affine.shift[c]);
+  for (; x + 8 <= width; x += 8) {
+    const __m256 a = two_pixels(row + 4 * x), b = two_pixels(row + 4 * x + 4);
+    const __m256 c = two_pixels(row + 4 * x + 8), d = two_pixels(row + 4 * x + 12);
+    const __m256 rg0 = _mm256_unpacklo_ps(a, b), rg1 = _mm256_unpacklo_ps(c, d);
+    const __m256 red = _mm256_shuffle_ps(rg0, rg1, 0x44), green = _mm256_shuffle_ps(rg0, rg1, 0xee);
+    const __m256 blue = _mm256_shuffle_ps(_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d), 0x44);
+    put8(out + x, _mm256_fmadd_ps(red, scale[0], shift[0]));
+    put8(out + x + plane, _mm256_fmadd_ps(green, scale[1], shift[1]));
+    put8(out + x + 2 * plane, _mm256_fmadd_ps(blue, scale[2], shift[2]));
+  }
+#endif
   for (; x + 4 <= width; x += 4) {
     const Pixel a = load<Pixel>(row + 4 * x), b = load<Pixel>(row + 4 * x + 4);
     const Pixel c = load<Pixel>(row + 4 * x + 8), d = load<Pixel>(row + 4 * x + 12);
