@@ -1,0 +1,190 @@
+"""Engines that run a captured observer: eager torch, torch.compile, OpenVINO."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, fx, nn
+
+aten = torch.ops.aten
+
+
+class EngineError(RuntimeError):
+    """An engine cannot run here; the message says what is missing."""
+
+
+class Engine(Protocol):
+    """Runs micro-batches; ``many`` takes prepared chunks and returns their logits in order."""
+
+    name: str
+
+    def many(self, chunks: list[Tensor]) -> list[Tensor]: ...
+
+
+@contextlib.contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Sets torch's intra-op threads for a block; the setting is process-wide, so it is put back afterwards."""
+    before = torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def head_in_float32(module: fx.GraphModule) -> None:
+    """Casts a graph to bfloat16 except its last linear layer, which is cheap and decides the rounding of the logits."""
+    module.to(torch.bfloat16)
+    output = module.graph.output_node()
+    last: Any = output.args[0]
+    with module.graph.inserting_before(output):
+        if last.target == aten.linear.default:
+            wide = [
+                module.graph.call_function(aten.to.dtype, (a, torch.float32)) if isinstance(a, fx.Node) else a
+                for a in last.args
+            ]
+            last.args = tuple(wide)
+            for node in wide:
+                if isinstance(node, fx.Node):
+                    last.prepend(node)
+        else:
+            output.args = (module.graph.call_function(aten.to.dtype, (last, torch.float32)),)
+    module.graph.lint()
+    module.recompile()
+
+
+_IN_PLACE = {
+    aten.relu.default: aten.relu_.default,
+    aten.hardtanh.default: aten.hardtanh_.default,
+    aten.silu.default: aten.silu_.default,
+    aten.add.Tensor: aten.add_.Tensor,
+    aten.clamp_min.Tensor: aten.clamp_min_.Tensor,
+    aten.clamp.Tensor: aten.clamp_.Tensor,
+}
+_FRESH = {
+    *(aten.conv2d.default, aten.constant_pad_nd.default, aten.max_pool2d.default, aten.avg_pool2d.default),
+    *_IN_PLACE.values(),
+}
+
+
+def work_in_place(module: fx.GraphModule) -> None:
+    """Lets pointwise ops overwrite an operand that nothing else reads: fresh large buffers cost page faults."""
+    for node in module.graph.nodes:
+        if node.target not in _IN_PLACE:
+            continue
+        first, second = node.args[0], node.args[1] if len(node.args) > 1 else None
+        owned = [isinstance(a, fx.Node) and a.target in _FRESH and len(a.users) == 1 for a in (first, second)]
+        if not owned[0] and owned[1] and node.target == aten.add.Tensor and isinstance(first, fx.Node):
+            # A constant operand is smaller than the sum; only equal shapes may change places.
+            if first.op == "get_attr":
+                continue
+            node.args = (second, first, *node.args[2:])
+            owned[0] = True
+        if owned[0]:
+            node.target = _IN_PLACE[node.target]
+    module.recompile()
+
+
+class TorchEngine:
+    """Eager torch, channels-last."""
+
+    name = "torch"
+
+    def __init__(self, module: nn.Module, device: torch.device, threads: int | None) -> None:
+        self.module = module.to(device).to(memory_format=torch.channels_last)
+        self.threads = threads
+
+    def many(self, chunks: list[Tensor]) -> list[Tensor]:
+        with torch_threads(self.threads), torch.inference_mode():
+            return [self.module(chunk) for chunk in chunks]
+
+
+class CompileEngine(TorchEngine):
+    """torch.compile with frozen weights. The first batch of each size compiles (seconds to a minute)."""
+
+    name = "compile"
+
+    def __init__(self, module: nn.Module, device: torch.device, threads: int | None, sample: Tensor) -> None:
+        super().__init__(module, device, threads)
+        eager = self.module
+        self.module = torch.compile(eager, options={"freezing": True})
+        from torch._dynamo.exc import TorchDynamoException
+
+        try:
+            self.many([sample])
+        except (TorchDynamoException, RuntimeError, OSError) as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise EngineError(f"torch.compile does not work here ({reason}); is a C++ compiler installed?") from error
+
+
+class OpenVinoEngine:
+    """OpenVINO on the CPU, channels-last input, one stream a thread so that chunks run side by side."""
+
+    name = "openvino"
+
+    def __init__(self, module: nn.Module, sample: Tensor, precision: str, threads: int | None) -> None:
+        if importlib.util.find_spec("openvino") is None:
+            raise EngineError("the openvino engine needs OpenVINO: pip install 'ddfast[openvino]'")
+        self._ov = importlib.import_module("openvino")
+        count = threads or torch.get_num_threads()
+        model = self._convert(module, sample)
+        config = {
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_NUM_THREADS": count,
+            "NUM_STREAMS": count,
+            # Pinned threads of several processes would all sit on the first cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        compiled = self._ov.Core().compile_model(model, "CPU", config)
+        self._requests = [compiled.create_infer_request() for _ in range(count)]
+        self.rows = int(sample.shape[0])
+
+    def _convert(self, module: nn.Module, sample: Tensor) -> Any:
+        with torch.inference_mode():
+            model = self._ov.convert_model(module, example_input=sample[:2])
+        model.reshape([sample.shape[0], *sample.shape[1:]])
+        steps = importlib.import_module("openvino.preprocess").PrePostProcessor(model)
+        steps.input(0).tensor().set_layout(self._ov.Layout("NHWC"))
+        steps.input(0).model().set_layout(self._ov.Layout("NCHW"))
+        return steps.build()
+
+    def _start(self, request: Any, chunk: Tensor) -> Tensor:
+        """Starts one chunk and returns the buffer that must live until it is done."""
+        data = chunk.float().permute(0, 2, 3, 1).contiguous()
+        if data.shape[0] < self.rows:
+            data = torch.cat([data, data.new_zeros(self.rows - data.shape[0], *data.shape[1:])])
+        request.set_input_tensor(0, self._ov.Tensor(data.numpy(), shared_memory=True))
+        request.start_async()
+        return data
+
+    def many(self, chunks: list[Tensor]) -> list[Tensor]:
+        results: list[Tensor] = [torch.empty(0)] * len(chunks)
+        running: dict[int, tuple[int, Tensor]] = {}
+
+        def finish(slot: int) -> None:
+            index, data = running.pop(slot)
+            self._requests[slot].wait()
+            rows = chunks[index].shape[0]
+            results[index] = torch.from_numpy(self._requests[slot].get_output_tensor(0).data[:rows].copy())
+            del data
+
+        for index, chunk in enumerate(chunks):
+            slot = index % len(self._requests)
+            if slot in running:
+                finish(slot)
+            running[slot] = (index, self._start(self._requests[slot], chunk))
+        for slot in sorted(running, key=lambda s: running[s][0]):
+            finish(slot)
+        return results
+
+
+def available(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
