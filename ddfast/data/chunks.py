@@ -121,7 +121,7 @@ def cut_crops(
             torch.from_numpy(packed.offsets).to(device),
             torch.from_numpy(packed.sizes).to(device),
             torch.from_numpy(boxes.reshape(-1, 4)).to(device),
-            torch.arange(images, dtype=torch.int32, device=device).repeat_interleave(request.crops),
+            torch.from_numpy(np.repeat(np.arange(images, dtype=np.int32), request.crops)).to(device),
             size=request.size,
             mean=request.normalization.mean,
             std=request.normalization.std,

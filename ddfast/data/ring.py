@@ -96,10 +96,10 @@ class Ring:
                 if not pending:
                     return
                 current = pending.popleft()
-                crops, batch = self._collect(current, request)
+                batch, copied = self._collect(current, request)
                 yield batch
-                if crops.is_cuda and not current.buffer.is_cuda:
-                    torch.cuda.current_stream(crops.device).synchronize()  # the copy out of the buffer must be over
+                if copied is not None:
+                    copied.synchronize()  # tasks must not write into the buffer before its copy is over
                 free.append(current.buffer)
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
@@ -133,12 +133,15 @@ class Ring:
             chunks.append(executor.submit(fill, plan.label, positions, rows))
         return _Pending(plan, buffer, chunks)
 
-    def _collect(self, pending: _Pending, request: CropRequest) -> tuple[Tensor, CropBatch]:
+    def _collect(self, pending: _Pending, request: CropRequest) -> tuple[CropBatch, torch.cuda.Event | None]:
         results = [chunk.result() for chunk in pending.chunks]
         done = _close_gaps(pending.buffer, results, self._chunk * request.crops, request.crops)
-        crops = pending.buffer[:done]
-        if crops.device != self._device:
+        crops, copied = pending.buffer[:done], None
+        if crops.device.type != self._device.type:
             crops = crops.to(self._device, non_blocking=True)
+            if crops.is_cuda:
+                copied = torch.cuda.Event()
+                copied.record(torch.cuda.current_stream(crops.device))
         batch = CropBatch(
             pending.plan.label,
             _join([r.positions for r in results], (0,), np.int64),
@@ -148,7 +151,7 @@ class Ring:
             [failure for r in results for failure in r.failures],
             pending.plan.last,
         )
-        return crops, batch
+        return batch, copied
 
 
 def _close_gaps(buffer: Tensor, results: list[ChunkResult], stride: int, crops: int) -> int:

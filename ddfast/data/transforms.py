@@ -48,19 +48,18 @@ def draw_rrc_boxes(
     """
     places, extents = _check(positions, sizes, crops, scale)
     bits = seeds.counter_bits(seed, CROP_STREAM, label, places[:, None], np.arange(crops), count=2 + MAX_ATTEMPTS)
-    height, width = extents[:, 0, None], extents[:, 1, None]
+    shorter = extents.min(axis=1, initial=0xFFFFFFFF)[:, None]
+    area = (extents[:, 0] * extents[:, 1])[:, None, None]
     share = scale[0] + (scale[1] - scale[0]) * seeds.uniform(bits[..., 2:])
-    sides = np.rint(np.sqrt(share * (height * width)[..., None])).astype(np.int64)
-    shorter = np.minimum(height, width)
+    sides = np.rint(np.sqrt(share * area))
     fits = (sides > 0) & (sides <= shorter[..., None])
-    first = fits.argmax(axis=-1)[..., None]
-    accepted = np.take_along_axis(fits, first, axis=-1)[..., 0]
-    side = np.where(accepted, np.take_along_axis(sides, first, axis=-1)[..., 0], shorter)
-    boxes = np.empty((*side.shape, 4), dtype=np.int32)
-    boxes[..., 0] = np.where(accepted, seeds.integers(bits[..., 0], height - side + 1), (height - side) // 2)
-    boxes[..., 1] = np.where(accepted, seeds.integers(bits[..., 1], width - side + 1), (width - side) // 2)
-    boxes[..., 2] = side
-    boxes[..., 3] = side
+    first = fits.argmax(axis=-1) + MAX_ATTEMPTS * np.arange(fits.shape[0] * crops).reshape(fits.shape[:2])
+    accepted = fits.reshape(-1)[first]
+    side = np.where(accepted, sides.reshape(-1)[first], shorter).astype(np.int64)[..., None]
+    free = extents[:, None, :] - side
+    boxes = np.empty((*accepted.shape, 4), dtype=np.int32)
+    boxes[..., :2] = np.where(accepted[..., None], seeds.integers(bits[..., :2], free + 1), free // 2)
+    boxes[..., 2:] = side
     return boxes
 
 

@@ -10,7 +10,6 @@ import zlib
 
 import numpy as np
 import pytest
-from data_helpers import encode, picture
 from PIL import Image, ImageFile, ImageOps
 
 from ddfast.data.decode import (
@@ -21,6 +20,7 @@ from ddfast.data.decode import (
     decode_with_pillow,
     probe,
 )
+from tests.data.data_helpers import encode, picture
 
 
 def pillow_rgb(data: bytes) -> np.ndarray:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import encode, make_class_folders, picture
 
 from ddfast.data import cifar
 from ddfast.data.arrays import ArraySource, open_mnist5k, open_npz
 from ddfast.data.decode import decode_image
 from ddfast.data.folder import FolderSource, SourceWarning, TinyValSource
 from ddfast.data.sources import Source, open_source, require_images
+from tests.data.data_helpers import encode, make_class_folders, picture
 
 
 def ids(source: Source) -> list[list[str]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_helpers import DrawRRC, encode, make_class_folders, picture
 
 from ddfast._types import IMAGENET, Normalization
 from ddfast.data.arrays import ArraySource
@@ -21,6 +20,7 @@ from ddfast.data.folder import FolderSource
 from ddfast.data.streams import open_stream
 from ddfast.data.threads_stream import ThreadStream
 from ddfast.ops import use_backend
+from tests.data.data_helpers import DrawRRC, encode, make_class_folders, picture
 
 CROPS = 3
 REQUEST = CropRequest((24, 20), CROPS, IMAGENET)
