@@ -128,7 +128,7 @@ def score_to_json(score: float) -> float | str:
         return "nan"
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
-    return float(f"{value:.9g}") if np.float32(value) == value else value
+    return float(f"{value:.9g}") if float(np.float32(value)) == value else value
 
 
 def score_from_json(value: float | str) -> float:
