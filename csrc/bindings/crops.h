@@ -6,6 +6,7 @@
 
 #include <array>
 
+#include "mosaic/mosaic.h"
 #include "multi_crop/multi_crop.h"
 
 namespace ddfast {
@@ -51,6 +52,22 @@ inline void py_multi_crop(const RaggedTuple& ragged, std::array<int, 2> size, st
   DDFAST_DISPATCH(multi_crop(in, target, threads));
 }
 
-inline void bind_crops(py::module_& m) { m.def("multi_crop", &py_multi_crop); }
+inline void py_mosaic(const RaggedTuple& ragged, int size, int factor, bool truncate, std::array<double, 3> mean,
+                      std::array<double, 3> std, uintptr_t out, int threads) {
+  const RaggedBoxes in = ragged_boxes(ragged);
+  MosaicTarget target{size, factor, truncate, {}, {}, {}, reinterpret_cast<uint8_t*>(out)};
+  for (int c = 0; c < 3; ++c) {
+    target.mean[c] = static_cast<float>(mean[c]);
+    target.std[c] = static_cast<float>(std[c]);
+    target.inverse[c] = static_cast<float>(1.0 / std[c]);
+  }
+  py::gil_scoped_release release;
+  DDFAST_DISPATCH(mosaic(in, target, threads));
+}
+
+inline void bind_crops(py::module_& m) {
+  m.def("multi_crop", &py_multi_crop);
+  m.def("mosaic", &py_mosaic);
+}
 
 }  // namespace ddfast

@@ -137,14 +137,10 @@ void write_frame(T* out, int64_t rows, int64_t cols, int64_t top, int64_t left, 
 
 template <class T>
 void crop_one(const RaggedBoxes& in, const CropTarget& t, const Affine& affine, int64_t i, Resizer& resizer) {
-  const int32_t* box = in.boxes + 4 * i;
-  const int64_t image = in.image_index[i];
-  const int64_t row_stride = int64_t{3} * in.sizes[2 * image + 1];
-  const uint8_t* data = in.pixels + in.offsets[image] + box[0] * row_stride + int64_t{3} * box[1];
   const int64_t rows = t.canvas_height, cols = t.canvas_width, plane = rows * cols;
   const int64_t top = (rows - t.height) / 2, left = (cols - t.width) / 2;
   T* out = static_cast<T*>(t.out) + i * t.batch_stride;
-  resizer.prepare({data, row_stride, box[2], box[3]}, t.height, t.width);
+  resizer.prepare(crop_of(in, i), t.height, t.width);
   const T frame = convert<T>(static_cast<float>(t.canvas_value));
   if (t.channels_last) {
     if (rows != t.height || cols != t.width)

@@ -54,7 +54,8 @@ def _cpp_out(
     address, _kept = ragged_address(pixels, offsets, sizes, boxes, image_index)
     code = _native.DTYPE_CODES[str(out.dtype).removeprefix("torch.")]
     packed = _layout(out) == "packed"
-    _native.cpu().multi_crop(  # type: ignore[union-attr]
+    native: Any = _native.cpu()
+    native.multi_crop(
         address, size, out.shape[2:], mean, std, canvas_value, out.data_ptr(), out.stride(0), packed, code, threads
     )
 
