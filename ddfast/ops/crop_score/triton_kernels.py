@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}
+
 
 @triton.jit
 def power_of_two(k):
@@ -91,8 +93,8 @@ def crop_score_kernel(logits, labels, loss, best_loss, best_index, m, classes, s
             share = tl.div_rn(exp(own - top), total)
             value = tl.where(tl.abs(top) == float("inf"), float("nan"), log(share)) * -1.0
         else:
-            # log(1 + S e^d), S the sum over rivals of e^(z - top): never forms logsumexp - z[y], whose rounding would be
-            # the relative error of a small loss
+            # log(1 + S e^d), S the sum over rivals of e^(z - top): never forms logsumexp - z[y], whose rounding would
+            # be the relative error of a small loss
             d = top - own
             e = exp(tl.where(d > 0.0, -d, d))
             value = tl.where(d > 0.0, d + log(total + e), log1p(total * e))
@@ -111,8 +113,8 @@ def crop_score_kernel(logits, labels, loss, best_loss, best_index, m, classes, s
 
 
 def blocks(m: int, classes: int) -> tuple[int, int]:
-    """(CROPS, BLOCK): crops and classes that a program holds at once, at most 4096 logits."""
-    return min(triton.next_power_of_2(m), 8), min(max(triton.next_power_of_2(classes), 16), 512)
+    """(CROPS, BLOCK): crops and classes that a program holds at once, at most 2048 logits."""
+    return min(triton.next_power_of_2(m), 8), min(max(triton.next_power_of_2(classes), 16), 256)
 
 
 def crop_score(
@@ -126,6 +128,6 @@ def crop_score(
         with torch.cuda.device_of(logits):
             crop_score_kernel[(n,)](
                 logits, labels.contiguous(), loss, best_loss, best_index, m, classes, *logits.stride()[:2],
-                LITERAL=literal, CROPS=crops, BLOCK=block, num_warps=4,
+                LITERAL=literal, CROPS=crops, BLOCK=block, **LAUNCH,
             )  # fmt: skip
     return loss, best_loss, best_index

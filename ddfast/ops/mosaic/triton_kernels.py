@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ddfast.ops._antialias.triton_kernels import ROWS, locate, sample
+from ddfast.ops._antialias.triton_kernels import LAUNCH, ROWS, lanes, locate, sample
 
 
 @triton.jit
@@ -60,7 +60,9 @@ def mosaic_kernel(pixels, total, offsets, sizes, count, boxes, image_index, out,
         value = sample(source, pitch, height, width, index_y, side, index_x, channel, side, first_row, last_row,
                        ROWS, LANES)  # fmt: skip
         if TRUNCATE:
-            value = normalised_and_back(value, channel, mean0, mean1, mean2, std0, std1, std2, inverse0, inverse1, inverse2)
+            value = normalised_and_back(
+                value, channel, mean0, mean1, mean2, std0, std1, std2, inverse0, inverse1, inverse2
+            )
         else:
             value = to_nearest(value)
         value = tl.minimum(tl.maximum(value, 0.0), 255.0)
@@ -82,16 +84,14 @@ def mosaic(
     out = torch.empty((m // factor**2, size, size, 3), dtype=torch.uint8, device=pixels.device)
     if m == 0:
         return out
-    pixels, offsets, sizes, boxes, image_index = (
-        t.contiguous() for t in (pixels, offsets, sizes, boxes, image_index)
-    )
+    pixels, offsets, sizes, boxes, image_index = (t.contiguous() for t in (pixels, offsets, sizes, boxes, image_index))
     widest = -(-size // factor)
-    block = 64 if 3 * widest <= 64 else 128
+    block = lanes(widest)
     grid = (m * triton.cdiv(widest, ROWS) * triton.cdiv(3 * widest, block),)
     with torch.cuda.device_of(out):
         mosaic_kernel[grid](
             pixels, pixels.numel(), offsets, sizes, offsets.numel(), boxes, image_index, out, size, factor,
             *mean, *std, *[1 / s for s in std],
-            TRUNCATE=rounding == "truncate", ROWS=ROWS, LANES=block, num_warps=4,
+            TRUNCATE=rounding == "truncate", ROWS=ROWS, LANES=block, **LAUNCH,
         )  # fmt: skip
     return out

@@ -9,13 +9,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ddfast.ops._antialias.triton_kernels import ROWS, locate, sample
+from ddfast.ops._antialias.triton_kernels import LAUNCH, ROWS, lanes, locate, sample
 
 
 @triton.jit
-def multi_crop_kernel(pixels, total, offsets, sizes, count, boxes, image_index, out, stride_n, stride_c, stride_h, stride_w,
-                      out_height, out_width, canvas_height, canvas_width, scale0, scale1, scale2, bias0, bias1, bias2,
-                      canvas_value, ROWS: tl.constexpr, LANES: tl.constexpr):  # fmt: skip
+def multi_crop_kernel(pixels, total, offsets, sizes, count, boxes, image_index, out, stride_n, stride_c, stride_h,
+                      stride_w, out_height, out_width, canvas_height, canvas_width, scale0, scale1, scale2, bias0,
+                      bias1, bias2, canvas_value, ROWS: tl.constexpr, LANES: tl.constexpr):  # fmt: skip
     across = tl.cdiv(3 * canvas_width, LANES)
     tiles = tl.cdiv(canvas_height, ROWS) * across
     row = tl.program_id(0).to(tl.int64) // tiles
@@ -55,11 +55,6 @@ def multi_crop_kernel(pixels, total, offsets, sizes, count, boxes, image_index, 
     tl.store(place, values.to(out.dtype.element_ty), mask=present)
 
 
-def lanes(width: int) -> int:
-    """Lanes of a tile: 128 unless the whole row fits 64."""
-    return 64 if 3 * width <= 64 else 128
-
-
 def multi_crop_out(
     pixels: Tensor, offsets: Tensor, sizes: Tensor, boxes: Tensor, image_index: Tensor,
     size: Sequence[int], mean: Sequence[float], std: Sequence[float], canvas_value: float, threads: int, out: Tensor,
@@ -68,9 +63,7 @@ def multi_crop_out(
     m, _, height, width = out.shape
     if m == 0:
         return
-    pixels, offsets, sizes, boxes, image_index = (
-        t.contiguous() for t in (pixels, offsets, sizes, boxes, image_index)
-    )
+    pixels, offsets, sizes, boxes, image_index = (t.contiguous() for t in (pixels, offsets, sizes, boxes, image_index))
     block = lanes(width)
     grid = (m * triton.cdiv(height, ROWS) * triton.cdiv(3 * width, block),)
     scale = [1 / (255 * s) for s in std]
@@ -78,7 +71,7 @@ def multi_crop_out(
     with torch.cuda.device_of(out):
         multi_crop_kernel[grid](
             pixels, pixels.numel(), offsets, sizes, offsets.numel(), boxes, image_index, out, *out.stride(),
-            size[0], size[1], height, width, *scale, *bias, canvas_value, ROWS=ROWS, LANES=block, num_warps=4,
+            size[0], size[1], height, width, *scale, *bias, canvas_value, ROWS=ROWS, LANES=block, **LAUNCH,
         )  # fmt: skip
 
 
