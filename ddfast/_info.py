@@ -41,7 +41,9 @@ def _gpus() -> list[dict[str, Any]]:
     gpus = []
     for i in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(i)
-        gpus.append({"name": p.name, "compute_capability": f"{p.major}.{p.minor}", "memory_gib": p.total_memory / 2**30})
+        gpus.append(
+            {"name": p.name, "compute_capability": f"{p.major}.{p.minor}", "memory_gib": p.total_memory / 2**30}
+        )
     return gpus
 
 

@@ -60,10 +60,16 @@ def _add_distill(commands: Any) -> None:
     methods = distill.add_subparsers(metavar="METHOD", required=True)
     for name in method_names():
         method = get_method(name)
-        one = methods.add_parser(name, help=f"the {name} method", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        one.add_argument("--data", required=True, help="folder of class folders, CIFAR or Tiny folder, .npz, or mnist5k")
+        one = methods.add_parser(
+            name, help=f"the {name} method", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        one.add_argument(
+            "--data", required=True, help="folder of class folders, CIFAR or Tiny folder, .npz, or mnist5k"
+        )
         one.add_argument("--out", required=True, type=Path, help="output folder")
-        one.add_argument("--preset", choices=sorted(method.presets), help="named settings; single options override them")
+        one.add_argument(
+            "--preset", choices=sorted(method.presets), help="named settings; single options override them"
+        )
         one.add_argument("--json", action="store_true", help="print the summary as JSON")
         _add_fields(one.add_argument_group("what is distilled"), method.config_class)
         _add_fields(one.add_argument_group("how it is run"), RunOptions)
@@ -91,7 +97,9 @@ def _add_fields(group: Any, config_class: type) -> None:
         elif typing.get_origin(kind) is tuple:
             group.add_argument(flag, type=float, nargs=len(typing.get_args(kind)), **common)
         else:
-            group.add_argument(flag, type=next(t for t in (typing.get_args(kind) or (kind,)) if t is not type(None)), **common)
+            group.add_argument(
+                flag, type=next(t for t in (typing.get_args(kind) or (kind,)) if t is not type(None)), **common
+            )
 
 
 def _distill(arguments: argparse.Namespace) -> int:

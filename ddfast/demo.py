@@ -14,8 +14,8 @@ from torch import Tensor
 from ddfast.data import Source, open_source
 from ddfast.methods import RunOptions, distill
 from ddfast.methods.rded.config import RDEDConfig
-from ddfast.methods.rded.quick_observer import train_observer, whole_images
-from ddfast.nets import Observer, load_observer
+from ddfast.methods.rded.quick_observer import fresh_observer, train_observer, whole_images
+from ddfast.nets.observers import Observer
 from ddfast.runs import atomic_write_bytes, seeds
 from ddfast.store import DistilledSet, contact_sheet_png
 from ddfast.train import StudentConfig, accuracy, train_student
@@ -80,12 +80,10 @@ def _compare(
         for name, (pictures, targets) in sets.items():
             scores = []
             for student in range(STUDENTS):
-                net = load_observer(
-                    "conv3", num_classes=len(source.class_names), input_size=SIZE, random_weights=True,
-                    seed=1000 * (seed + 1) + student,
-                )  # fmt: skip
+                net = fresh_observer("conv3", len(source.class_names), SIZE, 1000 * (seed + 1) + student)
+                teacher = observer.module if kind == "soft" else None
                 train_student(
-                    pictures, targets, net.module, observer.module if kind == "soft" else None, _student_config(student),
+                    pictures, targets, net.module, teacher, _student_config(student),
                     normalization=observer.normalization,
                 )  # fmt: skip
                 net.module.eval()

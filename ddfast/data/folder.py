@@ -43,6 +43,10 @@ class FolderSource:
     def count(self, label: int) -> int:
         return len(self._listing(label))
 
+    def folder(self, label: int) -> Path:
+        """The folder of a class."""
+        return self._root / self.class_names[label]
+
     def sample_id(self, label: int, position: int) -> str:
         return f"{self.class_names[label]}/{self._listing(label)[position]}"
 

@@ -249,11 +249,14 @@ class Ledger:
 
     def invalid(self, *, checksums: bool) -> list[str]:
         """Tasks with a done record whose files are missing, or changed in size (or, with ``checksums``, contents)."""
-        return [
-            task
-            for task in self.tasks
-            if (record := self._load(task)) is not None and not record.intact(self.root, checksums=checksums)
-        ]
+        bad = []
+        for task in self.tasks:
+            record = self._load(task)
+            if record is not None and record.intact(self.root, checksums=checksums):
+                self._done[task] = record  # need not be looked at again
+            elif record is not None:
+                bad.append(task)
+        return bad
 
     def forget(self, task: str) -> None:
         """Drop the done record of ``task``, so that it is done anew; its files stay until then."""
@@ -298,7 +301,8 @@ class Ledger:
         records = self.records()
         if not all(task in (self._read_records() or {}) for task in self.tasks):  # another worker may have been here
             kept = records if keep_files else {task: record.without_files() for task, record in records.items()}
-            content = description.as_bytes({task: record.as_json() for task, record in kept.items()})
+            # without who did it when, so that interrupted and uninterrupted runs end in the same bytes
+            content = description.as_bytes({task: record.settled().as_json() for task, record in kept.items()})
             atomic_write_bytes(self.root / folder.RECORDS_FILE, content)
         paths = [self.root / name for record in records.values() for name in record.files]
         for directory in {path.parent for path in paths}:

@@ -54,6 +54,10 @@ class DoneRecord:
                 return False
         return True
 
+    def settled(self) -> DoneRecord:
+        """The record without what differs between runs: owner, seconds and attempt."""
+        return replace(self, owner="", seconds=0.0, attempt=0)
+
     def without_files(self) -> DoneRecord:
         """The record of a task whose files are no longer needed."""
         return replace(self, files={})

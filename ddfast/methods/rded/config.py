@@ -10,7 +10,7 @@ from ddfast.methods._options import option
 
 @dataclass(frozen=True)
 class RDEDConfig:
-    """Settings that decide what is distilled (Sun et al., "On the Diversity and Realism of Distilled Dataset", CVPR 2024).
+    """Settings that decide what is distilled (RDED: Sun et al., CVPR 2024, arXiv 2312.03526).
 
     Per class: ``mipc`` pictures are drawn, each gives ``num_crop`` square random crops covering ``scale`` of its area,
     resized to ``size // factor``; the observer scores each crop alone on a zero canvas of ``size``; the best crop of

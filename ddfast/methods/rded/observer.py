@@ -13,7 +13,8 @@ from ddfast import ops
 from ddfast.data import DecodeError, Source, Stream
 from ddfast.methods._options import RunOptions
 from ddfast.methods.rded.config import RDEDConfig
-from ddfast.nets import Observer, check_class_order, load_observer, map_classes
+from ddfast.nets.classes import map_classes
+from ddfast.nets.observers import Observer, load_observer
 
 _CHECK_IMAGES = 256
 _CHECK_PER_CLASS = 8
@@ -37,11 +38,13 @@ def prepare_observer(
         ValueError: no observer named, weights that are not there, or a class order that does not match.
     """
     observer = _load(source, config, options, given)
-    targets = tuple(map_classes(source.class_names, observer))
+    targets = tuple(map_classes(source.class_names, observer.num_classes, observer.class_names).tolist())
     if observer.random_weights or not options.check_classes:
         why = "random weights" if observer.random_weights else "switched off"
         return Prepared(observer, targets, {"skipped": why})
     logits, labels = _look(source, stream, observer, targets, options.torch_device())
+    from ddfast.nets.class_order import check_class_order
+
     report = check_class_order(logits, labels, source.class_names)
     return Prepared(observer, targets, {"top1": round(float(report.agreement), 4), "images": len(labels)})
 

@@ -64,9 +64,7 @@ def seeded_observer(build: Callable[[], T], seed: int) -> tuple[T, torch.Generat
     return observer, generator
 
 
-def classes(
-    folders: list[Path], config: RDEDConfig, generator: torch.Generator
-) -> Iterator[ParityClass]:
+def classes(folders: list[Path], config: RDEDConfig, generator: torch.Generator) -> Iterator[ParityClass]:
     """Every class's files and boxes, drawing from ``generator`` in the reference's order.
 
     Only image headers are read here, so skipping the classes that are finished costs little on resume.
@@ -153,7 +151,7 @@ def _literal_loss(observer: nn.Module, patches: Tensor, size: int, target: int) 
 
 
 def stitch(patches: Tensor, factor: int, size: int) -> Tensor:
-    """Rank r goes to mosaic ``r mod ipc``, cell ``r // ipc``; cells that differ in size are filled by nearest neighbour.
+    """Rank r goes to mosaic ``r mod ipc``, cell ``r // ipc``; nearest neighbour fills cells of another size.
 
     Args:
         patches: float32 [ipc * factor**2, 3, s, s] in rank order.

@@ -8,14 +8,16 @@ from typing import Any
 from torch import nn
 
 from ddfast._types import IMAGENET
-from ddfast.data import FolderSource, Source, require_images
+from ddfast.data import Source, require_images
+from ddfast.data.folder import FolderSource
 from ddfast.methods._options import RunOptions
 from ddfast.methods.rded import output, parity
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.observer import Prepared
-from ddfast.nets import Observer, load_observer, map_classes
+from ddfast.nets.classes import map_classes
+from ddfast.nets.observers import Observer, load_observer
 from ddfast.runs import Progress, open_ledger
-from ddfast.store import DistilledSet
+from ddfast.store import Cell, DistilledSet, class_record
 
 
 def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> DistilledSet:
@@ -47,9 +49,10 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
                     continue
                 result = parity.distill_class(item, module, config, prepared.targets[item.label])
                 with ledger.claim(name) as task:
-                    for path, data in output.class_files(item.label, result.mosaics, config).items():
+                    files = output.class_files(item.label, result.mosaics, config)
+                    for path, data in files.items():
                         task.write_bytes(path, data)
-                    task.complete(_record(source, item, result, config))
+                    task.complete(_record(source, item, result, files, config))
                 progress.update()
         return output.finish(ledger, out, source, config, prepared, stream_exact=True)
 
@@ -68,23 +71,20 @@ def _prepare(source: Source, config: RDEDConfig, given: Any) -> tuple[Prepared, 
 
     observer, generator = parity.seeded_observer(build, config.seed)
     observer.module.eval()
-    targets = tuple(map_classes(source.class_names, observer))
+    targets = tuple(map_classes(source.class_names, observer.num_classes, observer.class_names).tolist())
     return Prepared(observer, targets, {"skipped": "parity"}), generator
 
 
-def _record(source: FolderSource, item: parity.ParityClass, result: parity.ParityResult, config: RDEDConfig) -> dict[str, Any]:
-    patches = [
-        {
-            "image": f"{source.class_names[item.label]}/{item.files[i].name}",
-            "box": [*item.boxes[i][k][:2], item.boxes[i][k][2], item.boxes[i][k][2]],
-            "score": loss,
-        }
-        for i, k, loss in zip(result.chosen, result.crops, result.losses, strict=True)
-    ]
-    cells = config.factor**2
-    return {
-        "patches": [[patches[j + config.ipc * k] for k in range(cells)] for j in range(config.ipc)],
-        "failures": [],
-        "rescored": {},
-        "changed": 0,
-    }
+def _record(
+    source: FolderSource,
+    item: parity.ParityClass,
+    result: parity.ParityResult,
+    files: dict[str, bytes],
+    config: RDEDConfig,
+) -> dict[str, Any]:
+    cells = []
+    for i, k, loss in zip(result.chosen, result.crops, result.losses, strict=True):
+        top, left, side = item.boxes[i][k]
+        cells.append(Cell(f"{source.class_names[item.label]}/{item.files[i].name}", (top, left, side, side), loss))
+    rows = [[cells[j + config.ipc * k] for k in range(config.factor**2)] for j in range(config.ipc)]
+    return {**class_record(item.label, files, rows), "rescored": {}, "changed": 0}

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.observer import prepare_observer
 from ddfast.methods.rded.report import Report
 from ddfast.methods.rded.scorer import Scorer, draw_positions
-from ddfast.nets import Observer
 from ddfast.runs import Ledger, Progress, Task, open_ledger
 from ddfast.store import DistilledSet
 
@@ -89,7 +87,7 @@ class _Run:
     def _pass(self, progress: Progress, writer: ThreadPoolExecutor) -> None:
         request = CropRequest(
             (self.config.patch, self.config.patch), self.config.num_crop, self.scorer.observer.normalization,
-            dtype=self.scorer.first.dtype, channels_last=self.scorer.first.channels_last,
+            dtype=self.scorer.patch_dtype,
         )  # fmt: skip
         scores: stages.ClassScores | None = None
         batches = self.stream.crops(
@@ -147,11 +145,7 @@ class _Run:
                 mosaics = stages.stitch(
                     chosen, self.source, self.stream, self.config, self.scorer.observer.normalization
                 )
-                for name, data in output.class_files(chosen.label, mosaics, self.config).items():
+                files = output.class_files(chosen.label, mosaics, self.config)
+                for name, data in files.items():
                     task.write_bytes(name, data)
-                task.complete(output.class_record(chosen, self.source, self.config))
-
-
-def config_dict(config: RDEDConfig) -> dict[str, Any]:
-    """The config as JSON values."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+                task.complete(output.class_record(chosen, files, self.source, self.config))

@@ -86,7 +86,9 @@ class Report:
         rate = self.images / max(self.seconds.get("scoring", 0) + self.seconds.get("waiting for crops", 0), 1e-9)
         text.append(f"  {self.images} source images, {self.crops} crops scored, {rate:.1f} images/s")
         for name, seconds in sorted(self.seconds.items(), key=lambda item: -item[1]):
-            text.append(f"  {name:20s} {seconds:8.2f} s  {seconds / wall:5.0%} of the wall time{self._limit(name, seconds)}")
+            text.append(
+                f"  {name:20s} {seconds:8.2f} s  {seconds / wall:5.0%} of the wall time{self._limit(name, seconds)}"
+            )
         for name, seconds in self.overlapped.items():
             text.append(f"  {name:20s} {seconds:8.2f} s  beside the rest")
         for name, count in self.rescored.items():
@@ -103,7 +105,7 @@ class Report:
         print("\n".join(self.lines(out, result)), file=sys.stderr)
 
     def _limit(self, stage: str, seconds: float) -> str:
-        macs = self.info.get("macs")
+        macs = self.info.get("macs_active")
         if stage != "scoring" or not isinstance(macs, int) or not self.crops:
             return ""
         peak = measure_peak(self.precision, self.device)

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ddfast import ops
+from ddfast._types import RaggedImages
 from ddfast.data import Source, Stream, draw_rrc_boxes
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.selection import Level, loss_to_margin
-from ddfast.nets import Observer, build_forward
+from ddfast.nets.forward import build_forward
+from ddfast.nets.observers import Observer
 from ddfast.runs import seeds
 
 if TYPE_CHECKING:
     from ddfast.methods._options import RunOptions
-    from ddfast.nets import Forward
+    from ddfast.nets.forward import Forward
 
 _DTYPES = {"fp64": torch.float64}
 # Many times the largest error of a small sample; an error beyond it is noticed at re-scoring and widens the bound.
@@ -30,7 +32,7 @@ _DECODE_CHUNK = 32
 
 
 def draw_positions(config: RDEDConfig, label: int, count: int) -> NDArray[np.int64]:
-    """The ``mipc`` pictures of a class that take part, in their order: a seeded permutation of its ``count`` pictures."""
+    """The ``mipc`` pictures of a class that take part: the head of a seeded permutation of its ``count`` pictures."""
     return seeds.permutation(config.seed, "images", label, count)[: config.mipc]
 
 
@@ -40,6 +42,13 @@ def margins(logits: Tensor, target: int) -> NDArray[np.float64]:
     own = z[:, target].clone()
     z[:, target] = -torch.inf
     return (torch.logsumexp(z, dim=1) - own).cpu().numpy()
+
+
+def box_tensors(boxes: NDArray[np.int32], index: NDArray, images: RaggedImages) -> tuple[Tensor, Tensor]:
+    """Boxes [n, 4] and picture index [n] as int32 tensors where the pictures are."""
+    device = images.pixels.device
+    rows = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.int32)).to(device)
+    return rows, torch.from_numpy(np.ascontiguousarray(index, dtype=np.int32)).to(device)
 
 
 @dataclass
@@ -58,7 +67,13 @@ class Scorer:
     """
 
     def __init__(
-        self, source: Source, stream: Stream, observer: Observer, config: RDEDConfig, options: RunOptions, targets: Sequence[int]
+        self,
+        source: Source,
+        stream: Stream,
+        observer: Observer,
+        config: RDEDConfig,
+        options: RunOptions,
+        targets: Sequence[int],
     ) -> None:
         self.source, self.stream, self.observer, self.config = source, stream, observer, config
         self.targets = list(targets)
@@ -67,6 +82,9 @@ class Scorer:
         self._forwards: dict[str, Forward] = {}
         self.names = ["bf16", "fp32", "fp64"] if config.precision == "bf16" else ["fp32", "fp64"]
         self.first = self.forward(self.names[0])
+        # Half the bytes on the way to a GPU; its rounding is part of the first level's error bound.
+        halved = config.precision == "bf16" and self.device != "cpu"
+        self.patch_dtype = torch.bfloat16 if halved else torch.float32
         self.deltas = self._calibrate()
 
     def forward(self, precision: str) -> Forward:
@@ -106,8 +124,8 @@ class Scorer:
         images = self.stream.decode(self.source, sample.label, unique)
         normalization = self.observer.normalization
         patches = ops.multi_crop(
-            images.pixels, images.offsets, images.sizes, torch.from_numpy(np.ascontiguousarray(sample.boxes)),
-            torch.from_numpy(index.astype(np.int32)), size=(self.config.patch, self.config.patch),
+            images.pixels, images.offsets, images.sizes, *box_tensors(sample.boxes, index, images),
+            size=(self.config.patch, self.config.patch),
             mean=normalization.mean, std=normalization.std, dtype=_DTYPES.get(precision, torch.float32), validate=False,
         )  # fmt: skip
         return patches.to(self.device)

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from ddfast import ops
+from ddfast._types import Normalization
 from ddfast.data import CropBatch, Failure, Source, Stream
 from ddfast.methods.rded.config import RDEDConfig
-from ddfast.methods.rded.scorer import Sample, Scorer
+from ddfast.methods.rded.scorer import Sample, Scorer, box_tensors
 from ddfast.methods.rded.selection import Level, Selection, margin_to_loss, select
-from ddfast._types import Normalization
 
 _MOSAICS_AT_ONCE = 8
 
@@ -61,8 +61,8 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
     if len(positions) < config.patches:
         raise ValueError(
             f"class {name}: {len(positions)} readable pictures, but ipc={config.ipc} with factor={config.factor} needs "
-            f"{config.patches}: {config.patches - len(positions)} missing ({len(scores.failures)} unreadable files were "
-            "skipped); add pictures or give a smaller ipc or factor"
+            f"{config.patches}: {config.patches - len(positions)} missing ({len(scores.failures)} unreadable files "
+            "were skipped); add pictures or give a smaller ipc or factor"
         )
     t, boxes = np.concatenate(scores.t), np.concatenate(scores.boxes)
     if np.isnan(t).any():
@@ -90,7 +90,9 @@ def _rescorer(scorer: Scorer, name: str, label: int, positions: NDArray[np.int64
     return rescore
 
 
-def stitch(chosen: Chosen, source: Source, stream: Stream, config: RDEDConfig, normalization: Normalization) -> NDArray[np.uint8]:
+def stitch(
+    chosen: Chosen, source: Source, stream: Stream, config: RDEDConfig, normalization: Normalization
+) -> NDArray[np.uint8]:
     """Cuts the chosen boxes from their pictures again and writes the mosaics; uint8 [ipc, size, size, 3].
 
     Rank r goes to mosaic ``r mod ipc``, cell ``r // ipc``.
@@ -104,27 +106,10 @@ def stitch(chosen: Chosen, source: Source, stream: Stream, config: RDEDConfig, n
         pictures = stream.decode(source, chosen.label, unique)
         mosaics.append(
             ops.mosaic(
-                pictures.pixels, pictures.offsets, pictures.sizes,
-                torch.from_numpy(np.ascontiguousarray(chosen.boxes[ranks])), torch.from_numpy(index.astype(np.int32)),
+                pictures.pixels, pictures.offsets, pictures.sizes, *box_tensors(chosen.boxes[ranks], index, pictures),
                 size=config.size, factor=config.factor, rounding=config.rounding,
                 mean=normalization.mean, std=normalization.std, validate=False,
             ).cpu()
         )  # fmt: skip
     stitched: NDArray[np.uint8] = torch.cat(mosaics).numpy()
     return stitched
-
-
-def patch_records(chosen: Chosen, source: Source, config: RDEDConfig) -> list[list[dict[str, Any]]]:
-    """Per mosaic and cell (row-major): source picture, box (top, left, height, width) and loss."""
-    cells = config.factor**2
-    return [
-        [
-            {
-                "image": source.sample_id(chosen.label, int(chosen.positions[r])),
-                "box": [int(v) for v in chosen.boxes[r]],
-                "score": float(np.float32(chosen.losses[r])),
-            }
-            for r in (j + config.ipc * k for k in range(cells))
-        ]
-        for j in range(config.ipc)
-    ]
