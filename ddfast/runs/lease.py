@@ -53,7 +53,7 @@ class Owner:
 
     def gone(self) -> bool:
         """True if the process certainly ended; False if it lives or cannot be seen from here."""
-        if self.machine != _machine():
+        if self.machine != _machine() or os.name != "posix":  # elsewhere signal 0 is not a mere question
             return False
         try:
             os.kill(self.pid, 0)

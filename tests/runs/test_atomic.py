@@ -133,6 +133,41 @@ def test_real_write_limit_leaves_nothing(tmp_path: Path) -> None:
     assert done.stdout.strip() == f"{errno.EFBIG} []"
 
 
+def test_real_full_disk(tmp_path: Path) -> None:
+    """A tmpfs of 64 kB in a user namespace of its own, which needs no privileges where the system allows it."""
+    code = (
+        "import os, sys\n"
+        "from ddfast.runs import Ledger, RunError\n"
+        "root = sys.argv[1]\n"
+        "ledger = Ledger.create(root + '/run', ['a', 'b'], {})\n"
+        "with ledger.claim('a') as task:\n"
+        "    task.write_bytes('00000/x', bytes(10_000))\n"
+        "    task.complete()\n"
+        "try:\n"
+        "    with ledger.claim('b') as task:\n"
+        "        task.write_bytes('00001/x', bytes(10_000))\n"
+        "        task.write_bytes('00001/y', bytes(100_000))\n"
+        "except RunError as error:\n"
+        "    print('disk full' in str(error), '--resume' in str(error), os.listdir(root + '/run/00001'))\n"
+        "again = Ledger.resume(root + '/run', ['a', 'b'], {}, verify=True)\n"
+        "with again.claim('b') as task:\n"
+        "    task.write_bytes('00001/x', bytes(10_000))\n"
+        "    task.complete()\n"
+        "print(again.finished())\n"
+    )
+    mount = 'mount -t tmpfs -o size=64k tmpfs "$1" || exit 77; exec "$2" -c "$3" "$1"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    try:
+        done = subprocess.run(
+            [*command, str(tmp_path), sys.executable, code], cwd=REPO, capture_output=True, text=True, timeout=60
+        )
+    except FileNotFoundError:
+        pytest.skip("no unshare program")
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"no user namespaces: {done.stderr.strip()}")
+    assert done.stdout.split("\n")[:2] == ["True True []", "True"], done.stderr
+
+
 def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "locked"
     folder.mkdir()
