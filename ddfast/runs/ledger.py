@@ -341,15 +341,14 @@ class Ledger:
         return Task(self, self._book, task, attempt)
 
     def _load(self, task: str) -> DoneRecord | None:
-        try:
-            return DoneRecord.from_json(json.loads(self.done_path(task).read_bytes()))
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
-            pass  # none, or damaged: as if it had not been done, unless the gathered records have it
+        # the gathered records come first: they say so if another worker, finishing, has dropped the task's files
         entry = (self._read_records() or {}).get(task)
         try:
-            return None if entry is None else DoneRecord.from_json(entry)
-        except (ValueError, TypeError, KeyError):
-            return None
+            if entry is None:
+                entry = json.loads(self.done_path(task).read_bytes())
+            return DoneRecord.from_json(entry)
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None  # none, or damaged: as if it had not been done
 
     def _read_records(self) -> dict[str, Any] | None:
         """The entries of records.json, read again only when the file changed."""

@@ -333,6 +333,18 @@ def test_finish_needs_all_tasks_and_may_drop_files(tmp_path: Path) -> None:
         assert ledger.records()[TASKS[2]].record == {"id": TASKS[2]}
 
 
+def test_a_worker_that_comes_while_another_finishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are dropped, the old done records are still there: the tasks must not be done again."""
+    with Ledger.create(tmp_path, TASKS, CONFIG) as ledger:
+        do(ledger)
+        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        ledger.finish(keep_files=False)
+        assert (tmp_path / "tasks/class-00000.done.json").exists()
+        with Ledger.join(tmp_path, TASKS, CONFIG) as late:
+            assert late.finished()
+            assert late.claim_next() is None
+
+
 def test_join_waits_for_the_first_worker_and_gives_up(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no run\.json after 0\.1 s"):
         Ledger.join(tmp_path, TASKS, CONFIG, timeout=0.1)
