@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -66,15 +66,28 @@ def load_bytes(source: Source, label: int, position: int) -> tuple[bytes | NDArr
 
 def read_samples(
     source: Source, label: int, positions: NDArray[np.int64], options: DecodeOptions
-) -> list[Sample | Failure]:
-    """Reads pictures in order; those that are none become a `Failure`."""
-    samples: list[Sample | Failure] = []
+) -> Iterator[Sample | Failure]:
+    """Reads pictures in order, as they are asked for; those that are none become a `Failure`."""
     for position in positions.tolist():
         try:
-            samples.append(read_sample(source, label, position, options))
+            yield read_sample(source, label, position, options)
         except DecodeError as error:
-            samples.append(Failure(position, error.sample_id, error.reason))
-    return samples
+            yield Failure(position, error.sample_id, error.reason)
+
+
+def bounded(samples: Iterable[Sample | Failure], nbytes: int) -> Iterator[list[Sample | Failure]]:
+    """Groups samples so that the pixels of a group fit into ``nbytes``; a larger picture is a group of its own."""
+    group: list[Sample | Failure] = []
+    total = 0
+    for sample in samples:
+        need = sample.probed.nbytes if isinstance(sample, Sample) else 0
+        if group and total + need > nbytes:
+            yield group
+            group, total = [], 0
+        group.append(sample)
+        total += need
+    if group:
+        yield group
 
 
 def decode_samples(samples: Sequence[Sample | Failure], arena: Tensor) -> tuple[Packed, list[Failure]]:

@@ -76,7 +76,7 @@ class DaliStream:
         threads = max(self._workers, 1)
 
         def fill(label: int, positions: NDArray[np.int64], rows: Tensor) -> ChunkResult:
-            packed, failures = decoder(read_samples(source, label, positions, self._options))
+            packed, failures = decoder(list(read_samples(source, label, positions, self._options)))
             boxes = cut_crops(source, label, packed, rows, request, draw, threads=threads)
             return ChunkResult(packed.positions, packed.sizes, boxes, failures)
 

@@ -142,14 +142,9 @@ class Ring:
             if crops.is_cuda:
                 copied = torch.cuda.Event()
                 copied.record(torch.cuda.current_stream(crops.device))
+        whole = join_results(results, request.crops)
         batch = CropBatch(
-            pending.plan.label,
-            _join([r.positions for r in results], (0,), np.int64),
-            _join([r.sizes for r in results], (0, 2), np.int32),
-            _join([r.boxes for r in results], (0, request.crops, 4), np.int32),
-            crops,
-            [failure for r in results for failure in r.failures],
-            pending.plan.last,
+            pending.plan.label, whole.positions, whole.sizes, whole.boxes, crops, whole.failures, pending.plan.last
         )
         return batch, copied
 
@@ -165,5 +160,16 @@ def _close_gaps(buffer: Tensor, results: list[ChunkResult], stride: int, crops: 
     return done
 
 
-def _join(parts: list[NDArray], empty: tuple[int, ...], dtype: type) -> NDArray:
-    return np.concatenate(parts) if parts else np.empty(empty, dtype=dtype)
+def join_results(results: list[ChunkResult], crops: int) -> ChunkResult:
+    """The results one after the other; an empty result for none."""
+    if len(results) == 1:
+        return results[0]
+    if not results:
+        nothing = np.empty(0, dtype=np.int64), np.empty((0, 2), dtype=np.int32), np.empty((0, crops, 4), dtype=np.int32)
+        return ChunkResult(*nothing, [])
+    return ChunkResult(
+        np.concatenate([r.positions for r in results]),
+        np.concatenate([r.sizes for r in results]),
+        np.concatenate([r.boxes for r in results]),
+        [failure for r in results for failure in r.failures],
+    )

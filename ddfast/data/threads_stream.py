@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ddfast._types import RaggedImages
 from ddfast.data.batches import CropBatch, CropRequest, Draw, Failure, Groups, plan_batches
-from ddfast.data.chunks import cut_crops, decode_ragged, decode_samples, read_samples
+from ddfast.data.chunks import bounded, cut_crops, decode_ragged, decode_samples, read_samples
 from ddfast.data.decode import DEFAULT_OPTIONS, DecodeOptions
-from ddfast.data.ring import ChunkResult, Ring
+from ddfast.data.ring import ChunkResult, Ring, join_results
 
 if TYPE_CHECKING:
     from ddfast.data.sources import Source
 
-KEPT_ARENA_BYTES = 64 << 20  # chunks of huge pictures get memory of their own, which is given back
+KEPT_ARENA_BYTES = 64 << 20
+"""Pixels that a thread decodes at a time; a larger picture gets memory of its own, which is given back."""
 
 
 class ThreadStream:
@@ -73,11 +74,14 @@ class ThreadStream:
         self, source: Source, groups: Groups, request: CropRequest, draw: Draw, *, batch_images: int
     ) -> Iterator[CropBatch]:
         def fill(label: int, positions: NDArray[np.int64], rows: Tensor) -> ChunkResult:
-            samples = read_samples(source, label, positions, self._options)
-            arena = self._arena(sum(s.probed.nbytes for s in samples if not isinstance(s, Failure)))
-            packed, failures = decode_samples(samples, arena)
-            boxes = cut_crops(source, label, packed, rows, request, draw)
-            return ChunkResult(packed.positions, packed.sizes, boxes, failures)
+            parts: list[ChunkResult] = []
+            for samples in bounded(read_samples(source, label, positions, self._options), KEPT_ARENA_BYTES):
+                arena = self._arena(sum(s.probed.nbytes for s in samples if not isinstance(s, Failure)))
+                packed, failures = decode_samples(samples, arena)
+                filled = sum(len(part.positions) for part in parts) * request.crops
+                boxes = cut_crops(source, label, packed, rows[filled:], request, draw)
+                parts.append(ChunkResult(packed.positions, packed.sizes, boxes, failures))
+            return join_results(parts, request.crops)
 
         return self._ring.run(plan_batches(groups, batch_images), request, fill, batch_images)
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch.utils.data import DataLoader, Dataset
 
 from ddfast._types import RaggedImages
-from ddfast.data.batches import BatchPlan, CropBatch, CropRequest, Draw, Failure, Groups, plan_batches
+from ddfast.data.batches import BatchPlan, CropBatch, CropRequest, Draw, Failure, Groups, StreamError, plan_batches
 from ddfast.data.chunks import Packed, cut_crops, load_bytes
 from ddfast.data.decode import DEFAULT_OPTIONS, DecodeError, DecodeOptions, decode_image, decode_with_pillow
 from ddfast.ops import use_backend
@@ -49,7 +49,7 @@ class TorchStream:
     def crops(
         self, source: Source, groups: Groups, request: CropRequest, draw: Draw, *, batch_images: int
     ) -> Iterator[CropBatch]:
-        loader: DataLoader[CropBatch] = DataLoader(
+        loader: DataLoader[CropBatch | StreamError] = DataLoader(
             _Batches(source, request, draw, self._options),
             batch_size=None,
             sampler=_Plans(groups, batch_images),  # type: ignore[arg-type]
@@ -57,6 +57,8 @@ class TorchStream:
             collate_fn=_unchanged,
         )
         for batch in loader:
+            if isinstance(batch, StreamError):
+                raise batch
             batch.crops = batch.crops.to(self._device)
             yield batch
 
@@ -83,14 +85,20 @@ class _Plans:
         return plan_batches(self._groups, self._batch_images)
 
 
-class _Batches(Dataset[CropBatch]):
+class _Batches(Dataset["CropBatch | StreamError"]):
     def __init__(self, source: Source, request: CropRequest, draw: Draw, options: DecodeOptions) -> None:
         self._source = source
         self._request = request
         self._draw = draw
         self._options = options
 
-    def __getitem__(self, plan: Any) -> CropBatch:
+    def __getitem__(self, plan: Any) -> CropBatch | StreamError:
+        try:
+            return self._make(plan)
+        except StreamError as error:  # as a value: the loader would wrap it and take seconds to end its processes
+            return StreamError(str(error))
+
+    def _make(self, plan: BatchPlan) -> CropBatch:
         pictures: list[NDArray[np.uint8]] = []
         positions: list[int] = []
         failures: list[Failure] = []

@@ -30,7 +30,7 @@ def test_cpu_pixels_equal_on_shared_photos(shared_data: Path) -> None:
     decoder = dali_stream._Decoder(50, 1, torch.device("cpu"))
     worst = compared = 0
     for label in range(0, 20, 3):
-        packed, failures = decoder(read_samples(source, label, np.arange(50), DEFAULT_OPTIONS))
+        packed, failures = decoder(list(read_samples(source, label, np.arange(50), DEFAULT_OPTIONS)))
         assert not failures
         for i in range(50):
             expected = decode_image(source.load(label, i)).reshape(-1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ddfast._types import IMAGENET, Normalization
+from ddfast.data import threads_stream
 from ddfast.data.arrays import ArraySource
 from ddfast.data.batches import CropBatch, CropRequest, StreamError, plan_batches
 from ddfast.data.dali_stream import dali_missing
@@ -192,7 +193,7 @@ class Broken(ArraySource):
 def test_read_errors_name_the_sample_and_end_the_stream(name: str, workers: int) -> None:
     before = set(threading.enumerate())
     source = Broken(np.zeros((8, 30, 30, 3), dtype=np.uint8), np.zeros(8, dtype=np.int64), ["dog"])
-    with pytest.raises((StreamError, RuntimeError), match=r"dog/2: cannot be read \(PermissionError: no access\)"):
+    with pytest.raises(StreamError, match=r"dog/2: cannot be read \(PermissionError: no access\)"):
         run(open_stream(name, workers=workers), source, [(0, range(8))], 1)
     assert not {t for t in set(threading.enumerate()) - before if t.name.startswith("ddfast")}
     with pytest.raises(StreamError, match="dog/2"):
@@ -331,13 +332,23 @@ def test_decode_names_what_is_broken(damaged: FolderSource, name: str) -> None:
 
 
 def test_huge_pictures_do_not_stay_in_memory(monkeypatch: pytest.MonkeyPatch, source: FolderSource) -> None:
-    from ddfast.data import threads_stream
-
     monkeypatch.setattr(threads_stream, "KEPT_ARENA_BYTES", 20_000)
     stream = ThreadStream(0)
     assert_same(run(stream, source), run(ThreadStream(0), source))
     kept = getattr(stream._arenas, "pixels", None)
     assert kept is None or kept.numel() <= 20_000
+
+
+def test_a_chunk_of_large_pictures_is_decoded_in_parts(monkeypatch: pytest.MonkeyPatch, damaged: FolderSource) -> None:
+    whole = run(ThreadStream(0), damaged, [(0, range(7))], 7)
+    asked = []
+    plain = ThreadStream._arena
+    monkeypatch.setattr(threads_stream, "KEPT_ARENA_BYTES", 25_000)
+    monkeypatch.setattr(ThreadStream, "_arena", lambda self, n: asked.append(n) or plain(self, n))
+    parts = run(ThreadStream(0), damaged, [(0, range(7))], 7)
+    assert_same(parts, whole)
+    assert len(asked) > 1
+    assert max(asked) <= 25_000
 
 
 def test_options_reach_the_decoder(damaged: FolderSource) -> None:
@@ -358,6 +369,9 @@ def test_plan_batches() -> None:
     assert [p.last for p in plan_batches([(0, range(4))], 2)] == [False, True]
     with pytest.raises(ValueError, match="batch_images: got 0"):
         next(plan_batches([(0, [1])], 0))
+    for wrong in ((-1, [0]), (0, [3, -1])):
+        with pytest.raises(ValueError, match="expected none below 0"):
+            next(plan_batches([wrong], 1))
     with pytest.raises(ValueError, match="positions of label 2"):
         next(plan_batches([(2, [[1]])], 1))
 
