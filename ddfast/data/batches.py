@@ -112,9 +112,8 @@ def plan_batches(groups: Groups, batch_images: int) -> Iterator[BatchPlan]:
                 f"groups: positions of label {label} are {positions.dtype} {positions.shape}, expected integers [n]"
             )
         if operator.index(label) < 0 or positions.min(initial=0) < 0:
-            raise ValueError(f"groups: got label {label} and position {positions.min(initial=0)}, expected none below 0")
-                f"groups: got label {label}, positions from {positions.min(initial=0)}, expected none below 0"
-            )
+            least = min(operator.index(label), int(positions.min(initial=0)))
+            raise ValueError(f"groups: got a label or position {least}, expected none below 0")
         positions = positions.astype(np.int64)
         starts = range(0, max(len(positions), 1), batch_images)
         for start in starts:
