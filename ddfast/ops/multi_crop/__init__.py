@@ -94,8 +94,8 @@ op_out = define(
 )
 op.add_backend("cpp", _cpp, rejects=lambda *args: _rejects_dtype(args[10]))
 op_out.add_backend("cpp", _cpp_out, rejects=lambda *args: _rejects_dtype(args[10].dtype) or _rejects_layout(args[10]))
-op.add_backend("triton", _triton)
-op_out.add_backend("triton", _triton_out)
+op.add_backend("triton", _triton, rejects=lambda *args: _rejects_dtype(args[10]))
+op_out.add_backend("triton", _triton_out, rejects=lambda *args: _rejects_dtype(args[10].dtype))
 
 
 def multi_crop(
