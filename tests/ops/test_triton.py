@@ -1,0 +1,35 @@
+"""Runs triton_cases.py under Triton's interpreter on the CPU, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = Path(__file__).with_name("triton_cases.py")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
+def test_cases(where: str, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    env = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "DDFAST_BACKEND")}
+    env["TRITON_CACHE_DIR"] = str(tmp_path)
+    if where == "interpreter":
+        env["TRITON_INTERPRET"] = "1"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-W",
+        "ignore::RuntimeWarning",
+        str(CASES),
+    ]
+    done = subprocess.run(command, env=env, cwd=CASES.parents[2], capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
