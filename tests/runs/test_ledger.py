@@ -302,6 +302,43 @@ def test_claiming_is_refused_while_another_generation_lives(tmp_path: Path) -> N
         book.close()
 
 
+@pytest.mark.parametrize("used", [0, 2])
+def test_of_two_that_saw_a_lease_free_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: int) -> None:
+    """The other one claims between this one's look and its claim; for a fresh lease and for one to take over."""
+    slow, fast = LeaseBook(tmp_path, expiry=60.0), LeaseBook(tmp_path, expiry=60.0)
+    for generation in range(used):
+        assert fast.claim("t") == generation
+        fast.release("t")
+    look = slow._next_generation
+
+    def overtaken(task: str) -> int | None:
+        seen = look(task)
+        assert fast.claim(task) == used
+        return seen
+
+    monkeypatch.setattr(slow, "_next_generation", overtaken)
+    assert slow.claim("t") is None
+    assert fast.held_count() == 1
+    slow.close()
+    fast.close()
+
+
+def test_task_finished_between_look_and_claim_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger.create(tmp_path, TASKS, CONFIG) as slow, Ledger.join(tmp_path, TASKS, CONFIG) as fast:
+        claim = slow._book.claim
+
+        def overtaken(task: str) -> int | None:
+            do(fast)
+            return claim(task)
+
+        monkeypatch.setattr(slow._book, "claim", overtaken)
+        assert slow.claim_next() is None
+        assert slow.finished()
+        assert not list((tmp_path / "tasks").glob("*.lease-*"))
+
+
 def test_workers_prefer_their_own_share(tmp_path: Path) -> None:
     tasks = [f"t{index}" for index in range(7)]
     with Ledger.create(tmp_path, tasks, CONFIG) as ledger:
