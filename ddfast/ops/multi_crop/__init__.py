@@ -62,7 +62,8 @@ def _cpp_out(
 
 def _cpp(*args: Any) -> Tensor:
     out = _fake(*args)
-    _cpp_out(*args[:8], args[9], args[12], out)
+    shared: tuple[Any, ...] = (*args[:8], args[9], args[12], out)  # all but canvas, dtype and layout, which out has
+    _cpp_out(*shared)
     return out
 
 
