@@ -114,6 +114,17 @@ def test_full_disk_in_a_task_gives_it_back(tmp_path: Path, monkeypatch: pytest.M
             task.complete()
 
 
+def test_no_room_for_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Ledger.create(tmp_path, ["t"], {}) as ledger:
+
+        def full(*_: object, **__: object) -> int:
+            raise OSError(errno.ENOSPC, "full")
+
+        monkeypatch.setattr(os, "open", full)
+        with pytest.raises(RunError, match=r"t\.lease-0: disk full.*claiming a task"):
+            ledger.claim_next()
+
+
 def test_real_write_limit_leaves_nothing(tmp_path: Path) -> None:
     """A true short write from the kernel (the file size limit), in a process of its own."""
     code = (
