@@ -14,7 +14,9 @@ namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr int kLanes = 32;  // independent accumulators: the compiler may not reorder float reductions by itself
+// Reductions keep `Lanes` independent accumulators, since the compiler may not reorder float sums by itself: many for
+// throughput in long rows, few for rows of CIFAR's length.
+constexpr int kWide = 32, kNarrow = 8;
 
 inline float from_bits(uint32_t bits) {
   float x;
@@ -49,21 +51,23 @@ void load_row(const T* __restrict z, int64_t classes, int64_t padded, float* __r
 }
 
 // Largest element; NaN is passed over here and comes back through the sum.
+template <int Lanes>
 float row_max(const float* __restrict row, int64_t padded) {
-  float top[kLanes];
-  for (int l = 0; l < kLanes; ++l) top[l] = -kInf;
-  for (int64_t j = 0; j < padded; j += kLanes)
-    for (int l = 0; l < kLanes; ++l) top[l] = row[j + l] > top[l] ? row[j + l] : top[l];
-  float best = -kInf;
-  for (int l = 0; l < kLanes; ++l) best = top[l] > best ? top[l] : best;
-  return best;
+  float top[Lanes];
+  for (int l = 0; l < Lanes; ++l) top[l] = -kInf;
+  for (int64_t j = 0; j < padded; j += Lanes)
+    for (int l = 0; l < Lanes; ++l) top[l] = row[j + l] > top[l] ? row[j + l] : top[l];
+  for (int half = Lanes / 2; half > 0; half /= 2)
+    for (int l = 0; l < half; ++l) top[l] = top[l + half] > top[l] ? top[l + half] : top[l];
+  return top[0];
 }
 
+template <int Lanes>
 float row_sum_exp(const float* __restrict row, int64_t padded, float shift) {
-  float sum[kLanes] = {};
-  for (int64_t j = 0; j < padded; j += kLanes)
-    for (int l = 0; l < kLanes; ++l) sum[l] += vec_exp(row[j + l] - shift);
-  for (int half = kLanes / 2; half > 0; half /= 2)
+  float sum[Lanes] = {};
+  for (int64_t j = 0; j < padded; j += Lanes)
+    for (int l = 0; l < Lanes; ++l) sum[l] += vec_exp(row[j + l] - shift);
+  for (int half = Lanes / 2; half > 0; half /= 2)
     for (int l = 0; l < half; ++l) sum[l] += sum[l + half];
   return sum[0];
 }
@@ -74,20 +78,22 @@ bool row_has_nan(const float* row, int64_t padded) {
 
 // log(1 + S e^d) with S = sum over rivals of e^(z - max) and d = max - z[y]; never forms logsumexp - z[y], whose rounding
 // would be the relative error of a small loss.  `row` holds the rivals, -inf in the label's place.
+template <int Lanes>
 float exact_loss(const float* row, int64_t padded, float own) {
-  const float top = row_max(row, padded);
+  const float top = row_max<Lanes>(row, padded);
   const float d = top - own;
   if (top == kInf) return row_has_nan(row, padded) ? kNan : d;  // NaN too if z[y] is +inf
-  const float sum = row_sum_exp(row, padded, top == -kInf ? 0.0f : top);
+  const float sum = row_sum_exp<Lanes>(row, padded, top == -kInf ? 0.0f : top);
   if (d > 0) return d + std::log(sum + std::exp(-d));
   return std::log1p(sum * std::exp(d));
 }
 
 // -log(softmax(z)[y]), each step rounded to float32.
+template <int Lanes>
 float literal_loss(const float* row, int64_t padded, float own) {
-  const float top = row_max(row, padded);
+  const float top = row_max<Lanes>(row, padded);
   if (std::isinf(top)) return kNan;
-  return -std::log(std::exp(own - top) / row_sum_exp(row, padded, top));
+  return -std::log(std::exp(own - top) / row_sum_exp<Lanes>(row, padded, top));
 }
 
 void first_smallest(const float* loss, int64_t m, float* best_loss, int64_t* best_index) {
@@ -98,9 +104,9 @@ void first_smallest(const float* loss, int64_t m, float* best_loss, int64_t* bes
   *best_index = best;
 }
 
-template <class T>
+template <class T, int Lanes>
 void score_images(const CropScoreArgs& a, int64_t begin, int64_t end) {
-  const int64_t padded = (a.classes + kLanes - 1) / kLanes * kLanes;
+  const int64_t padded = (a.classes + Lanes - 1) / Lanes * Lanes;
   const std::unique_ptr<float[]> buffer(new float[padded]);
   float* row = buffer.get();
   for (int64_t i = begin; i < end; ++i) {
@@ -109,7 +115,7 @@ void score_images(const CropScoreArgs& a, int64_t begin, int64_t end) {
       load_row(static_cast<const T*>(a.logits) + i * a.stride_n + k * a.stride_m, a.classes, padded, row);
       const float own = row[y];
       if (!a.literal) row[y] = -kInf;
-      a.loss[i * a.m + k] = a.literal ? literal_loss(row, padded, own) : exact_loss(row, padded, own);
+      a.loss[i * a.m + k] = a.literal ? literal_loss<Lanes>(row, padded, own) : exact_loss<Lanes>(row, padded, own);
     }
     first_smallest(a.loss + i * a.m, a.m, a.best_loss + i, a.best_index + i);
   }
@@ -122,9 +128,10 @@ int64_t crop_score(const CropScoreArgs& a, int threads) {
     if (a.labels[i] < 0 || a.labels[i] >= a.classes) return i;
   const int64_t grain = (int64_t{1} << 20) / (a.m * a.classes + 1) + 1;  // about a millisecond per thread
   parallel_for(a.n, grain, threads, [&](int64_t begin, int64_t end) {
-    if (a.dtype == DType::bf16) return score_images<Bf16>(a, begin, end);
-    if (a.dtype == DType::f16) return score_images<F16>(a, begin, end);
-    score_images<float>(a, begin, end);
+    if (a.dtype == DType::bf16) return score_images<Bf16, kWide>(a, begin, end);
+    if (a.dtype == DType::f16) return score_images<F16, kWide>(a, begin, end);
+    if (a.classes <= 4 * kNarrow) return score_images<float, kNarrow>(a, begin, end);
+    score_images<float, kWide>(a, begin, end);
   });
   return -1;
 }
