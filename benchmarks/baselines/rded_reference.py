@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from torchvision.transforms import functional as TF
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+Box = tuple[int, int, int, int]
 STAGES = ("setup", "load", "forward", "select", "save")
 
 
@@ -44,10 +45,18 @@ class Chosen:
     rank: int
     path: str
     crop: int
-    box: tuple[int, int, int, int]
+    box: Box
     score: float
     image: int
     cell: int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Files of one class and the crop boxes of each, for runs that must not draw their own."""
+
+    paths: list[str]
+    boxes: list[list[Box]]
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,24 @@ class ClassPool(Dataset[tuple[Tensor, int, Tensor, int]]):
     """First ``mipc`` files of every shuffled class folder; an item is all crops of one image."""
 
     def __init__(
-        self, train_dir: Path, nclass: int, mipc: int, num_crop: int, side: int, normalize: transforms.Normalize
+        self,
+        train_dir: Path,
+        nclass: int,
+        mipc: int,
+        num_crop: int,
+        side: int,
+        normalize: transforms.Normalize,
+        draws: Sequence[Draw] | None = None,
     ) -> None:
         self.paths: list[str] = []
         self.labels: list[int] = []
+        self.drawn: list[list[Box]] | None = None
         self.num_crop, self.side, self.normalize = num_crop, side, normalize
+        if draws is not None:
+            self.paths = [path for draw in draws for path in draw.paths]
+            self.labels = [label for label, draw in enumerate(draws) for _ in draw.paths]
+            self.drawn = [boxes for draw in draws for boxes in draw.boxes]
+            return
         folders = sorted(entry.name for entry in os.scandir(train_dir) if entry.is_dir())
         if len(folders) < nclass:
             raise ValueError(f"nclass: got {nclass}, but {train_dir} has {len(folders)} class folders")
@@ -87,8 +109,8 @@ class ClassPool(Dataset[tuple[Tensor, int, Tensor, int]]):
         image = transforms.ToTensor()(picture)
         crop = transforms.RandomResizedCrop(self.side, scale=(0.08, 1.0), ratio=(1.0, 1.0), antialias=True)
         crops, boxes = [], []
-        for _ in range(self.num_crop):  # the two halves of the transform, so that its box can be kept
-            box = crop.get_params(image, crop.scale, crop.ratio)
+        for number in range(self.num_crop):  # the two halves of the transform, so that its box can be kept
+            box = self.drawn[index][number] if self.drawn else crop.get_params(image, crop.scale, crop.ratio)
             crops.append(TF.resized_crop(image, *box, crop.size, crop.interpolation, antialias=crop.antialias))
             boxes.append(box)
         return self.normalize(torch.stack(crops)), self.labels[index], torch.tensor(boxes, dtype=torch.int32), index
@@ -170,13 +192,15 @@ def distill(
     seed: int | None = None,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
+    draws: Sequence[Draw] | None = None,
 ) -> ReferenceRun:
     """Distil ``nclass`` class folders of ``train_dir`` into ``ipc`` images a class under ``out_dir``.
 
     ``observer`` maps normalised float32 [n, 3, size, size] to logits [n, >= nclass]; a callable is called after
     seeding, because building a net draws from the generator that later draws the crops. With ``seed`` the order of
     consumption is: Python and torch seeded, observer, one shuffle per class, the loader's base seed, crops in image
-    order (per worker process).
+    order (per worker process). ``draws`` replaces the random choices by given ones (each class ``mipc`` files), so that
+    another implementation can be compared on the same crops.
     """
     timings = dict.fromkeys(STAGES, 0.0)
     with _timed(timings, "setup"):
@@ -184,7 +208,8 @@ def distill(
             random.seed(seed)
             torch.manual_seed(seed)
         net = (observer if isinstance(observer, nn.Module) else observer()).eval()
-        pool = ClassPool(Path(train_dir), nclass, mipc, num_crop, size // factor, transforms.Normalize(mean, std))
+        normalize = transforms.Normalize(mean, std)
+        pool = ClassPool(Path(train_dir), nclass, mipc, num_crop, size // factor, normalize, draws)
         batches = iter(DataLoader(pool, batch_size=mipc, shuffle=False, num_workers=workers))
     chosen: list[Chosen] = []
     files: list[Path] = []

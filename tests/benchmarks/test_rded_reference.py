@@ -147,3 +147,16 @@ def test_on_real_photographs(shared_data: Path, tmp_path: Path) -> None:
     result = run(shared_data / "imagenet20" / "train", tmp_path, **options)
     assert len(result.files) == 6
     assert all(file.stat().st_size > 500 for file in result.files)
+
+
+def test_given_draws_replace_the_random_ones(folder: Path, tmp_path: Path) -> None:
+    free = run(folder, tmp_path / "a")
+    pool = reference.ClassPool(folder, 3, 10, 3, 24, transforms.Normalize((0.0,) * 3, (1.0,) * 3))
+    draws = [
+        reference.Draw(pool.paths[10 * c : 10 * c + 10], [[(0, 0, 20, 20), (5, 5, 15, 15), (1, 2, 9, 9)]] * 10)
+        for c in range(3)
+    ]
+    first, second = (run(folder, tmp_path / name, draws=draws) for name in "bc")
+    assert first.chosen == second.chosen
+    assert {choice.box for choice in first.chosen} <= set(draws[0].boxes[0])
+    assert first.chosen != free.chosen
