@@ -201,21 +201,22 @@ inline void weighted_rows(const float* const* rows, const float* weight, int cou
 template <int kTaps>
 inline void weighted_pixels(const float* rows, int64_t stride, const Axis& axis, float* dst, int64_t dst_stride) {
   const int taps = kTaps ? kTaps : axis.taps;
-  for (int x = 0; x < axis.out; ++x) {
-    const float* p = rows + int64_t{3} * axis.first[x];
+  for (int x = 0; x < axis.out; ++x, dst += 4) {
     const float* w = axis.weight + int64_t{x} * taps;
-    Pixel a{}, b{}, c{}, d{};
-    for (int k = 0; k < taps; ++k, p += 3) {
+    const float *p = rows + int64_t{3} * axis.first[x], *q = p + stride, *r = q + stride, *s = r + stride;
+    const Pixel w0 = w[0] - Pixel{};
+    Pixel a = w0 * load<Pixel>(p), b = w0 * load<Pixel>(q), c = w0 * load<Pixel>(r), d = w0 * load<Pixel>(s);
+    for (int k = 1; k < taps; ++k) {
       const Pixel wk = w[k] - Pixel{};
-      a += wk * load<Pixel>(p);
-      b += wk * load<Pixel>(p + stride);
-      c += wk * load<Pixel>(p + 2 * stride);
-      d += wk * load<Pixel>(p + 3 * stride);
+      a += wk * load<Pixel>(p + 3 * k);
+      b += wk * load<Pixel>(q + 3 * k);
+      c += wk * load<Pixel>(r + 3 * k);
+      d += wk * load<Pixel>(s + 3 * k);
     }
-    store(dst + 4 * x, a);
-    store(dst + 4 * x + dst_stride, b);
-    store(dst + 4 * x + 2 * dst_stride, c);
-    store(dst + 4 * x + 3 * dst_stride, d);
+    store(dst, a);
+    store(dst + dst_stride, b);
+    store(dst + 2 * dst_stride, c);
+    store(dst + 3 * dst_stride, d);
   }
 }
 
