@@ -19,7 +19,7 @@ from ddfast.ops.multi_crop import multi_crop
 if TYPE_CHECKING:
     from ddfast.data.sources import Source
 
-_SOURCE_ERRORS = (OSError, LookupError, ValueError, TypeError, RuntimeError)
+_SOURCE_ERRORS = (LookupError, ValueError, TypeError, RuntimeError)
 
 
 class Sample(NamedTuple):
@@ -54,12 +54,15 @@ def load_bytes(source: Source, label: int, position: int) -> tuple[bytes | NDArr
     """What the source holds for one picture, and the picture's name.
 
     Raises:
-        StreamError: the source could not deliver it; the message names class, position and, if known, the sample.
+        DecodeError: the file cannot be read (no permission, a faulty disk, gone); one such file is no reason to stop.
+        StreamError: the source itself is broken; the message names class, position and, if known, the sample.
     """
     name = f"{source.name}, label {label}, position {position}"
     try:
         name = source.sample_id(label, position)
         return source.load(label, position), name
+    except OSError as error:
+        raise DecodeError(name, f"cannot be read ({type(error).__name__}: {error})") from error
     except _SOURCE_ERRORS as error:
         raise StreamError(f"{name}: cannot be read ({type(error).__name__}: {error})") from error
 

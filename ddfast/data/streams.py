@@ -48,7 +48,7 @@ class Stream(Protocol):
             empty. The crops of a batch are valid until the next one is asked for.
 
         Raises:
-            StreamError: a picture could not be read; the message names it. (A picture that is read but cannot be
+            StreamError: the source itself failed; the message names the picture. (A file that cannot be read or
                 decoded is no error: it is listed in the batch's ``failures``.)
         """
 
@@ -57,7 +57,7 @@ class Stream(Protocol):
 
         Raises:
             DecodeError: names the picture that cannot be decoded.
-            StreamError: a picture could not be read.
+            StreamError: the source itself failed.
         """
 
     def close(self) -> None:

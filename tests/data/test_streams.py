@@ -184,7 +184,7 @@ class Broken(ArraySource):
 
     def load(self, label: int, position: int) -> np.ndarray:
         if position == 2:
-            raise PermissionError("no access")
+            raise RuntimeError("no access")
         return super().load(label, position)
 
 
@@ -193,19 +193,28 @@ class Broken(ArraySource):
 def test_read_errors_name_the_sample_and_end_the_stream(name: str, workers: int) -> None:
     before = set(threading.enumerate())
     source = Broken(np.zeros((8, 30, 30, 3), dtype=np.uint8), np.zeros(8, dtype=np.int64), ["dog"])
-    with pytest.raises(StreamError, match=r"dog/2: cannot be read \(PermissionError: no access\)"):
+    with pytest.raises(StreamError, match=r"dog/2: cannot be read \(RuntimeError: no access\)"):
         run(open_stream(name, workers=workers), source, [(0, range(8))], 1)
     assert not {t for t in set(threading.enumerate()) - before if t.name.startswith("ddfast")}
     with pytest.raises(StreamError, match="dog/2"):
         open_stream(name, workers=workers).decode(source, 0, [1, 2])
 
 
-def test_missing_file_and_position_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", STREAMS)
+def test_an_unreadable_file_is_left_out_and_named(tmp_path: Path, name: str) -> None:
     source = FolderSource(make_class_folders(tmp_path, {"ant": 2}))
     assert source.count(0) == 2
     (tmp_path / "ant" / "ant_001.JPEG").unlink()
-    with pytest.raises(StreamError, match=r"ant/ant_001\.JPEG: cannot be read \(FileNotFoundError"):
-        run(ThreadStream(1), source, [(0, [0, 1])])
+    (batch,) = run(open_stream(name, workers=1), source, [(0, [0, 1])])
+    assert batch.positions.tolist() == [0]
+    assert [f.sample_id for f in batch.failures] == ["ant/ant_001.JPEG"]
+    assert batch.failures[0].reason.startswith("cannot be read (FileNotFoundError")
+    with pytest.raises(DecodeError, match=r"ant/ant_001\.JPEG: cannot be read"):
+        open_stream(name, workers=1).decode(source, 0, [0, 1])
+
+
+def test_a_position_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    source = FolderSource(make_class_folders(tmp_path, {"ant": 2}))
     with pytest.raises(StreamError, match="label 0, position 5: cannot be read"):
         run(ThreadStream(1), source, [(0, [5])])
 
