@@ -39,17 +39,21 @@ def _parser() -> argparse.ArgumentParser:
         prog="ddfast", description="Dataset distillation: fast, exact, resumable.", epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--traceback", action="store_true", help="show the full traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_distill(commands)
-    info = commands.add_parser("info", help="what is installed and which backends would run")
+    info = _command(commands, "info", _info, help="what is installed and which backends would run")
     info.add_argument("--json", action="store_true", help="machine-readable")
-    info.set_defaults(run=_info)
-    demo = commands.add_parser("demo", help="distil real digits and train on the result, in under three minutes")
+    demo = _command(commands, "demo", _demo, help="distil real digits and train on the result, in under three minutes")
     demo.add_argument("--out", type=Path, default=Path("demo_out"), help="output folder (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--overwrite", action="store_true", help="replace an earlier demo in the output folder")
-    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _command(parsers: Any, name: str, run: Any, **kwargs: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = parsers.add_parser(name, description=kwargs["help"], **kwargs)
+    parser.add_argument("--traceback", action="store_true", help="show the full traceback of an error")
+    parser.set_defaults(run=run)
     return parser
 
 
@@ -60,9 +64,7 @@ def _add_distill(commands: Any) -> None:
     methods = distill.add_subparsers(metavar="METHOD", required=True)
     for name in method_names():
         method = get_method(name)
-        one = methods.add_parser(
-            name, help=f"the {name} method", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-        )
+        one = _command(methods, name, _distill, help=f"the {name} method")
         one.add_argument(
             "--data", required=True, help="folder of class folders, CIFAR or Tiny folder, .npz, or mnist5k"
         )
@@ -73,7 +75,7 @@ def _add_distill(commands: Any) -> None:
         one.add_argument("--json", action="store_true", help="print the summary as JSON")
         _add_fields(one.add_argument_group("what is distilled"), method.config_class)
         _add_fields(one.add_argument_group("how it is run"), RunOptions)
-        one.set_defaults(run=_distill, method=name, fields=(*_names(method.config_class), *_names(RunOptions)))
+        one.set_defaults(method=name, fields=(*_names(method.config_class), *_names(RunOptions)))
 
 
 def _fields(config_class: type) -> list[dataclasses.Field[Any]]:
@@ -97,9 +99,8 @@ def _add_fields(group: Any, config_class: type) -> None:
         elif typing.get_origin(kind) is tuple:
             group.add_argument(flag, type=float, nargs=len(typing.get_args(kind)), **common)
         else:
-            group.add_argument(
-                flag, type=next(t for t in (typing.get_args(kind) or (kind,)) if t is not type(None)), **common
-            )
+            plain = next(t for t in (typing.get_args(kind) or (kind,)) if t is not type(None))
+            group.add_argument(flag, type=plain, metavar=plain.__name__.upper(), **common)
 
 
 def _distill(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from ddfast.methods.rded.config import RDEDConfig
 from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer, load_observer
 
-_CHECK_IMAGES = 256
+_CHECK_IMAGES = 128
 _CHECK_PER_CLASS = 8
 
 
