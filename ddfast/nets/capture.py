@@ -13,6 +13,10 @@ from .fold import fold_batch_norm
 aten = torch.ops.aten
 
 
+EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, AttributeError)
+"""What torch.export raises for a module it cannot follow, besides its own subclasses of RuntimeError."""
+
+
 class CaptureError(RuntimeError):
     """The module could not be turned into a graph; callers fall back to running it as it is."""
 
@@ -37,7 +41,7 @@ def _drop_bookkeeping(graph: fx.Graph) -> None:
 
 
 def _loosen_views(graph: fx.Graph) -> None:
-    """``view`` was recorded for contiguous maps; the engines run channels-last ones, where only ``reshape`` is valid."""
+    """``view`` was recorded for contiguous maps; on channels-last ones only ``reshape`` is valid."""
     for node in graph.nodes:
         if node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
@@ -56,7 +60,7 @@ def capture(module: nn.Module, canvas: int, dtype: torch.dtype = torch.float32) 
             module, (sample,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},), strict=False
         )
         graph_module = program.run_decompositions({}).module(check_guards=False)
-    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, AttributeError) as error:
+    except EXPORT_ERRORS as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise CaptureError(f"torch.export could not follow {type(module).__name__}: {reason}") from error
     if not isinstance(graph_module, fx.GraphModule):

@@ -54,6 +54,6 @@ def map_classes(
         else "pass the observer's class_names in output order, with the folders' names"
     )
     raise ValueError(
-        f"folders: {len(names)} class folders ({', '.join(names[:3])}, ...) for an observer with {num_classes} outputs: "
+        f"folders: {len(names)} class folders ({', '.join(names[:3])}, ...) for an observer of {num_classes} outputs: "
         f"no way to tell which output each folder means; {hint}, or train an observer for these {len(names)} classes"
     )

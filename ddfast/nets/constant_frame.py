@@ -8,13 +8,13 @@ multiplications.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .capture import CaptureError, aten, capture, record
 from .frame_rules import RULES, Context
@@ -83,6 +83,8 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 def count_macs(module: nn.Module, side: int) -> int:
     """Multiply-accumulates of one [1, 3, side, side] forward (convolutions, matrix products, attention)."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton where it is installed
+
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         module(torch.zeros(1, 3, side, side, dtype=dtype_of(module)))
@@ -206,6 +208,6 @@ def constant_frame_module(
     try:
         return skip_frame(capture(module, canvas, dtype), patch=patch, canvas=canvas, style=style)
     except CaptureError as error:
-        plain = module.to(dtype).eval()
+        plain = copy.deepcopy(module).to(dtype).eval()
         total = count_macs(plain, canvas)
         return Padded(plain, patch, canvas), FrameReport(total, total, (), (f"plain padding: {error}",))

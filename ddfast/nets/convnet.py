@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -45,15 +47,15 @@ class ConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in range(self.depth):
-            x = self.layers["norm"][block](self.layers["conv"][block](x))
-            x = F.avg_pool2d(F.relu(x), 2)
+            conv, norm = self.get_submodule(f"layers.conv.{block}"), self.get_submodule(f"layers.norm.{block}")
+            x = F.avg_pool2d(F.relu(norm(conv(x))), 2)
         logits: Tensor = self.classifier(x.flatten(1))
         return logits
 
 
 def input_size_of(in_features: int, depth: int, width: int = 128) -> int:
     """Input side whose ConvNet-``depth`` has a linear layer of ``in_features`` inputs; ValueError when none fits."""
-    side = round((in_features / width) ** 0.5)
+    side = round(math.sqrt(in_features / width))
     if side * side * width != in_features:
         raise ValueError(f"a linear layer of {in_features} inputs fits no ConvNet-{depth} of width {width}")
     return side << depth

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
+
+from .capture import EXPORT_ERRORS
+from .constant_frame import dtype_of
 
 aten = torch.ops.aten
 
@@ -22,6 +25,7 @@ class Engine(Protocol):
     """Runs micro-batches; ``many`` takes prepared chunks and returns their logits in order."""
 
     name: str
+    messages: tuple[str, ...]
 
     def many(self, chunks: list[Tensor]) -> list[Tensor]: ...
 
@@ -97,14 +101,19 @@ class TorchEngine:
     """Eager torch, channels-last."""
 
     name = "torch"
+    messages: tuple[str, ...] = ()
 
     def __init__(self, module: nn.Module, device: torch.device, threads: int | None) -> None:
         self.module = module.to(device).to(memory_format=torch.channels_last)
+        self.run: Callable[[Tensor], Tensor] = self.module
+        slow = device.type == "cpu" and dtype_of(module) == torch.bfloat16
+        if slow and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            self.messages = ("this processor has no bfloat16 arithmetic: bf16 is slower than fp32 here",)
         self.threads = threads
 
     def many(self, chunks: list[Tensor]) -> list[Tensor]:
         with torch_threads(self.threads), torch.inference_mode():
-            return [self.module(chunk) for chunk in chunks]
+            return [self.run(chunk) for chunk in chunks]
 
 
 class CompileEngine(TorchEngine):
@@ -114,21 +123,25 @@ class CompileEngine(TorchEngine):
 
     def __init__(self, module: nn.Module, device: torch.device, threads: int | None, sample: Tensor) -> None:
         super().__init__(module, device, threads)
-        eager = self.module
-        self.module = torch.compile(eager, options={"freezing": True})
-        from torch._dynamo.exc import TorchDynamoException
-
         try:
+            self.run = torch.compile(self.module, options={"freezing": True})
             self.many([sample])
-        except (TorchDynamoException, RuntimeError, OSError) as error:
+        except (RuntimeError, OSError) as error:  # Dynamo's and Inductor's own errors are RuntimeErrors
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise EngineError(f"torch.compile does not work here ({reason}); is a C++ compiler installed?") from error
+
+
+def _openvino_errors(openvino: Any) -> tuple[type[Exception], ...]:
+    """Conversion errors of OpenVINO; they share no base class below Exception."""
+    names = ("OpConversionFailure", "NotImplementedFailure", "GeneralFailure", "OpValidationFailure")
+    return tuple(getattr(openvino.frontend, name) for name in names)
 
 
 class OpenVinoEngine:
     """OpenVINO on the CPU, channels-last input, one stream a thread so that chunks run side by side."""
 
     name = "openvino"
+    messages: tuple[str, ...] = ()
 
     def __init__(self, module: nn.Module, sample: Tensor, precision: str, threads: int | None) -> None:
         if importlib.util.find_spec("openvino") is None:
@@ -144,13 +157,18 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,
         }
         compiled = self._ov.Core().compile_model(model, "CPU", config)
+        executed = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if executed != config["INFERENCE_PRECISION_HINT"]:
+            self.messages = (f"OpenVINO runs {executed} instead of {precision} on this processor",)
         self._requests = [compiled.create_infer_request() for _ in range(count)]
         self.rows = int(sample.shape[0])
 
     def _convert(self, module: nn.Module, sample: Tensor) -> Any:
-        with torch.inference_mode():
-            model = self._ov.convert_model(module, example_input=sample[:2])
-        model.reshape([sample.shape[0], *sample.shape[1:]])
+        try:
+            model = self._ov.convert_model(torch.export.export(module, (sample,), strict=False))
+        except (*EXPORT_ERRORS, *_openvino_errors(self._ov)) as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise EngineError(f"OpenVINO could not convert the network ({reason})") from error
         steps = importlib.import_module("openvino.preprocess").PrePostProcessor(model)
         steps.input(0).tensor().set_layout(self._ov.Layout("NHWC"))
         steps.input(0).model().set_layout(self._ov.Layout("NCHW"))

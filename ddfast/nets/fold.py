@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,7 +54,9 @@ def _fold_into(module: fx.GraphModule, layer: fx.Node, norm: fx.Node) -> bool:
     w, b, mean, var = (constant(module, a) for a in norm.args[1:5])
     if weight is None or mean is None or var is None:
         return False
-    fuse = fuse_conv_bn_weights if layer.target == aten.conv2d.default else fuse_linear_bn_weights
+    fuse: Callable[..., tuple[Tensor, Tensor]] = (
+        fuse_conv_bn_weights if layer.target == aten.conv2d.default else fuse_linear_bn_weights
+    )
     wide = [None if t is None else t.detach().double() for t in (weight, bias, mean, var, w, b)]
     new_weight, new_bias = fuse(*wide[:4], float(norm.args[6]), *wide[4:])  # type: ignore[arg-type]
     with module.graph.inserting_before(layer):

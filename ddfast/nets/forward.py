@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def _module(
     try:
         graph = capture(observer.module, canvas, dtype)
     except CaptureError as error:
-        plain = observer.module.to(dtype)
+        plain = copy.deepcopy(observer.module).to(dtype)
         total = count_macs(plain, canvas)
         return Padded(plain, patch, canvas), FrameReport(total, total, (), (f"plain padding, nothing folded: {error}",))
     if skip:
@@ -161,7 +162,7 @@ def build_forward(
         "macs_total": report.macs_total,
         "macs_active": report.macs_active,
         "macs_share": report.share,
-        "messages": tuple(messages),
+        "messages": (*messages, *runner.messages),
     }
     return Forward(runner, patch, rows, "fp32" if runner.name == "openvino" else precision, info)
 

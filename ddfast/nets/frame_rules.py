@@ -30,6 +30,11 @@ class Context:
     def frame(self, node: object) -> Frame | None:
         return self.frames.get(node) if isinstance(node, fx.Node) else None
 
+    def background(self, node: fx.Node, window: Window) -> Tensor:
+        """Recorded activation of ``node`` over ``window``, one number per channel where it is constant there."""
+        (r0, r1), (c0, c1) = box(window)
+        return collapse(self.recorded[node.name][:, :, r0:r1, c0:c1])
+
     def make(self, node: fx.Node, window: Window, emit: Callable[[Tensor], tuple[fx.Node, Tensor]]) -> Frame | None:
         """A frame for ``node``; None (no rule applies) when its window is empty, the whole map, or was not recorded."""
         const = self.recorded.get(node.name)
@@ -116,9 +121,9 @@ def _pool_in(ctx: Context, frame: Frame, area: Box, kernels: tuple[Kernel, Kerne
 
 @rule(aten.max_pool2d.default)
 def _max_pool(ctx: Context, node: fx.Node) -> Frame | None:
-    x, size, stride, padding, dilation, ceil_mode = _arguments(node, (None, None, None, 0, 1, False))
+    x, size, stride, padding, dilation = _arguments(node, (None, None, None, 0, 1))[:5]
     frame = ctx.frame(x)
-    if frame is None or ceil_mode:
+    if frame is None:  # ceil mode only matters for the output size, which was recorded
         return None
     stride = stride or size
     sides = [Kernel(_pair(size)[i], _pair(stride)[i], _pair(padding)[i], _pair(dilation)[i]) for i in (0, 1)]
@@ -132,10 +137,9 @@ def _max_pool(ctx: Context, node: fx.Node) -> Frame | None:
         made = ctx.target.call(
             aten.max_pool2d.default, data, list(_pair(size)), list(_pair(stride)), [0, 0], list(_pair(dilation))
         )
-        return made, zero(wanted) if deviation else result.background()
+        return made, zero(wanted) if deviation else ctx.background(node, window)
 
-    result = ctx.make(node, window, emit)
-    return result
+    return ctx.make(node, window, emit)
 
 
 @rule(aten.avg_pool2d.default)
@@ -144,13 +148,13 @@ def _avg_pool(ctx: Context, node: fx.Node) -> Frame | None:
         node, (None, None, None, 0, False, True, None)
     )
     frame = ctx.frame(x)
-    linear = not ceil_mode and divisor is None and (counts_padding or _pair(padding) == (0, 0))
-    if frame is None or not linear:
+    if frame is None or divisor is not None:
         return None
     stride = stride or size
     sides = [Kernel(_pair(size)[i], _pair(stride)[i], _pair(padding)[i]) for i in (0, 1)]
     window, area = _slide(frame, ctx.recorded[node.name], (sides[0], sides[1]))
-    if is_empty(window) or is_full(window):
+    inside = all(lo >= 0 and hi <= span.size for (lo, hi), span in zip(area, frame.window, strict=True))
+    if not inside and (ceil_mode or not counts_padding):  # the divisor shrinks at the border: not linear in zeros
         return None
 
     def emit(wanted: Tensor) -> tuple[fx.Node, Tensor]:
@@ -188,10 +192,9 @@ def _pointwise(ctx: Context, node: fx.Node) -> Frame | None:
 
     def emit(wanted: Tensor) -> tuple[fx.Node, Tensor]:
         made = ctx.target.module.graph.call_function(node.target, (frame.value(), *node.args[1:]), dict(node.kwargs))  # type: ignore[arg-type]
-        return made, result.background()
+        return made, ctx.background(node, frame.window)
 
-    result = ctx.make(node, frame.window, emit)
-    return result
+    return ctx.make(node, frame.window, emit)
 
 
 @rule(aten.relu.default, aten.hardtanh.default)
@@ -206,7 +209,7 @@ def _clamp(ctx: Context, node: fx.Node) -> Frame | None:
         low, high = (float(a) for a in _arguments(node, (None, -1.0, 1.0))[1:])
 
     def emit(wanted: Tensor) -> tuple[fx.Node, Tensor]:
-        before, after = frame.background(), result.background()
+        before, after = frame.background(), ctx.background(node, frame.window)
         same = wanted.shape == after.shape and torch.equal(wanted, after)
         if ctx.target.style == "shift" or same:
             made = ctx.target.module.graph.call_function(node.target, (frame.shifted(before), *node.args[1:]))  # type: ignore[arg-type]
@@ -218,8 +221,7 @@ def _clamp(ctx: Context, node: fx.Node) -> Frame | None:
             return ctx.target.call(aten.clamp_min.Tensor, inner, floor), zero(wanted)
         return ctx.target.call(aten.clamp.Tensor, inner, floor, ceiling), zero(wanted)
 
-    result = ctx.make(node, frame.window, emit)
-    return result
+    return ctx.make(node, frame.window, emit)
 
 
 def _per_channel(ctx: Context, value: object, channels: int) -> bool:
@@ -270,14 +272,13 @@ def _add_frames(ctx: Context, node: fx.Node, first: Frame, second: Frame) -> Fra
 def _mul(ctx: Context, node: fx.Node) -> Frame | None:
     first, second = (ctx.frame(a) for a in node.args[:2])
     if first is not None and second is not None and first.const.shape == second.const.shape:
-        area = box(union(first.window, second.window))
-        a, b = first, second
+        a, b, window = first, second, union(first.window, second.window)
+        area = box(window)
 
         def emit(wanted: Tensor) -> tuple[fx.Node, Tensor]:
-            return ctx.target.call(node.target, a.value_on(area), b.value_on(area)), result.background()
+            return ctx.target.call(node.target, a.value_on(area), b.value_on(area)), ctx.background(node, window)
 
-        result = ctx.make(node, union(first.window, second.window), emit)
-        return result
+        return ctx.make(node, window, emit)
     frame, other = (first, node.args[1]) if first is not None else (second, node.args[0])
     if frame is None or not _per_channel(ctx, other, frame.const.shape[1]):
         return None

@@ -1,4 +1,4 @@
-"""CIFAR ResNets of 6k + 2 layers (He et al., "Deep Residual Learning", 2016, section 4.2) with parameter-free shortcuts."""
+"""CIFAR ResNets of 6k + 2 layers with parameter-free shortcuts (He et al., 2016, section 4.2)."""
 
 from __future__ import annotations
 

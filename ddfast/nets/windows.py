@@ -1,4 +1,4 @@
-"""Which part of a feature map a small patch on a constant canvas can influence: interval arithmetic for conv and pool."""
+"""Which part of a feature map a small patch on a constant canvas can influence: intervals for conv and pool."""
 
 from __future__ import annotations
 
