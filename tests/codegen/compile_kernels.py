@@ -1,7 +1,7 @@
-"""Compiles the shipped Triton kernels for GPU targets and prints their resources as JSON; runs without a GPU.
+"""Compiles the Triton kernels for a GPU target as the wrappers launch them, and prints their resources as JSON.
 
-A program of its own: the process must not have TRITON_INTERPRET set, which changes what ``triton.jit`` makes.
-Usage: ``compile_kernels.py ARCH [PREFIX]``.
+No GPU is needed: a stand-in for Triton's driver names the target, and launches stop after compiling.  A program of its
+own, since TRITON_INTERPRET must not be set.  Usage: ``compile_kernels.py ARCH [PREFIX]``.
 """
 
 from __future__ import annotations
@@ -11,85 +11,110 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
-from ddfast.ops._antialias.triton_kernels import LAUNCH, ROWS
-from ddfast.ops.crop_score.triton_kernels import LAUNCH as SCORE_LAUNCH
-from ddfast.ops.crop_score.triton_kernels import blocks, crop_score_kernel
-from ddfast.ops.mosaic.triton_kernels import mosaic_kernel
-from ddfast.ops.multi_crop.triton_kernels import multi_crop_kernel
+import ddfast.ops  # noqa: F401 (registers the ops)
+from ddfast.ops._registry import OPS
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-RAGGED = {"pixels": "*u8", "total": "i64", "offsets": "*i64", "sizes": "*i32", "count": "i32", "boxes": "*i32"}
-RAGGED |= {"image_index": "*i32"}
-Config = tuple[str, Any, dict[str, str], dict[str, Any]]  # name, kernel, argument types, constants
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+Case = tuple[str, Callable[[], Any]]
 
 
-def configs() -> Iterator[Config]:
-    """What the wrappers launch: every dtype and layout on the wide tile, the narrow tile once per kind of store."""
-    for dtype in ("fp32", "bf16", "fp16"):
-        for layout, one in (("planar", "stride_w"), ("packed", "stride_c")):
-            for lanes in (64, 128) if (dtype, layout) in (("fp32", "planar"), ("bf16", "packed")) else (128,):
-                types = RAGGED | {"out": f"*{dtype}"}
-                yield f"multi_crop-{dtype}-{layout}-{lanes}", multi_crop_kernel, types, {one: 1, "LANES": lanes}
-    for truncate, lanes in ((False, 64), (False, 128), (True, 128)):
-        name = f"mosaic-{'truncate' if truncate else 'nearest'}-{lanes}"
-        yield name, mosaic_kernel, RAGGED | {"out": "*u8"}, {"TRUNCATE": truncate, "LANES": lanes}
-    pointers = {"labels": "*i64", "loss": "*fp32", "best_loss": "*fp32", "best_index": "*i64"}
-    scores = [("fp32", literal, 5, 1000) for literal in (False, True)] + [("fp32", False, 1, 10)]
-    scores += [(dtype, False, 5, 1000) for dtype in ("bf16", "fp16")]
-    for dtype, literal, m, classes in scores:
-        crops, block = blocks(m, classes)
-        name = f"crop_score-{dtype}-{'literal' if literal else 'exact'}-{crops}x{block}"
-        types = {"logits": f"*{dtype}"} | pointers
-        yield name, crop_score_kernel, types, {"LITERAL": literal, "CROPS": crops, "BLOCK": block}
+class Target:
+    """What Triton asks its driver for before it compiles."""
+
+    def __init__(self, arch: int) -> None:
+        self.arch = arch
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
 
 
-def compile_one(kernel: Any, types: dict[str, str], constants: dict[str, Any], arch: int) -> dict[str, Any]:
-    """Resources of one kernel on one target; integers are i32 and floats fp32 unless ``types`` says otherwise."""
-    options = LAUNCH if "ROWS" in kernel.arg_names else SCORE_LAUNCH
-    constants = {"ROWS": ROWS, **constants} if "ROWS" in kernel.arg_names else dict(constants)
-    floats = ("scale", "bias", "mean", "std", "inverse", "canvas_value")
-    signature = {
-        name: "constexpr" if name in constants else types.get(name, "fp32" if name.startswith(floats) else "i32")
-        for name in kernel.arg_names
-    }
-    aligned = [i for i, name in enumerate(kernel.arg_names) if signature[name].startswith("*")]
-    attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    start = time.perf_counter()
-    compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    seconds = time.perf_counter() - start
+def ragged(m: int) -> tuple[torch.Tensor, ...]:
+    sizes, boxes = torch.full((m, 2), 40, dtype=torch.int32), torch.zeros(m, 4, dtype=torch.int32)
+    index = torch.zeros(m, dtype=torch.int32)
+    return torch.zeros(4800 * m, dtype=torch.uint8), torch.arange(m) * 4800, sizes, boxes, index
+
+
+def cases() -> Iterator[Case]:
+    """Every dtype and layout on the wide tile, the narrow tile once per kind of store, and sizes of one."""
+
+    def crop(m: int, side: int, dtype: torch.dtype, packed: bool) -> Callable[[], Any]:
+        return lambda: run("multi_crop", *ragged(m), [side, side], MEAN, STD, None, 0.0, dtype, packed, 1)
+
+    def mosaic(size: int, factor: int, how: str) -> Callable[[], Any]:
+        return lambda: run("mosaic", *ragged(factor**2), size, factor, how, MEAN, STD, 1)
+
+    def score(n: int, m: int, classes: int, dtype: torch.dtype, literal: bool = False) -> Callable[[], Any]:
+        logits = torch.zeros(n, m, classes, dtype=dtype)
+        return lambda: run("crop_score", logits, torch.zeros(n, dtype=torch.int64), literal)
+
+    low = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    for name, dtype in low.items():
+        yield f"multi_crop-{name}-planar-112", crop(4, 112, dtype, False)
+        yield f"multi_crop-{name}-packed-112", crop(4, 112, dtype, True)
+        yield f"crop_score-{name}-5x1000", score(4, 5, 1000, dtype)
+    yield "multi_crop-fp32-planar-16", crop(4, 16, torch.float32, False)
+    yield "multi_crop-bf16-packed-1", crop(1, 1, torch.bfloat16, True)
+    for how in ("nearest", "truncate"):
+        yield f"mosaic-{how}-224", mosaic(224, 2, how)
+    yield "mosaic-nearest-1", mosaic(1, 1, "nearest")
+    yield "crop_score-fp32-literal-5x1000", score(4, 5, 1000, torch.float32, True)
+    yield "crop_score-fp32-1x10", score(1, 1, 10, torch.float32)
+    yield "crop_score-fp32-20x1", score(1, 20, 1, torch.float32)
+
+
+def run(op: str, *args: Any) -> Any:
+    return OPS[op].backends["triton"].run(*args)
+
+
+def resources(kernel: Any) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
+        file.write(kernel.asm["cubin"])
         file.flush()
         usage = subprocess.run(
             [TOOLS / "cuobjdump", "-res-usage", file.name], capture_output=True, text=True, check=True
         )
     found = {key: int(re.search(rf"{key}:(\d+)", usage.stdout)[1]) for key in ("REG", "STACK")}  # type: ignore[index]
-    ptx = compiled.asm["ptx"]
+    tensor_core = any(word in kernel.asm["ptx"] for word in ("mma.sync", "wgmma", "tcgen05"))
     return {
         "registers": found["REG"],
         "stack": found["STACK"],
-        "shared": compiled.metadata.shared,
-        "tensor_core": any(word in ptx for word in ("mma.sync", "wgmma", "tcgen05")),
-        "seconds": round(seconds, 2),
+        "shared": kernel.metadata.shared,
+        "tensor_core": tensor_core,
     }
 
 
 def main(arch: int, prefix: str = "") -> None:
-    results = {
-        name: compile_one(kernel, types, constants, arch)
-        for name, kernel, types, constants in configs()
-        if name.startswith(prefix)
-    }
+    compiled: list[Any] = []
+    launch = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, **kwargs: Any) -> Any:
+        compiled.append(launch(self, *args, **{**kwargs, "warmup": True}))
+        return compiled[-1]
+
+    JITFunction.run = compile_only
+    triton.runtime.driver.set_active(Target(arch))
+    results = {}
+    for name, call in cases():
+        if name.startswith(prefix):
+            call()
+            results[name] = resources(compiled[-1])
+    assert len(compiled) == len(results), "a wrapper did not launch its kernel once"
     print(json.dumps(results))
 
 

@@ -13,6 +13,8 @@ import triton.language as tl
 ROWS = 16  # rows of a tile, and source rows of a block: the smallest side of tl.dot
 # At 128 registers four blocks fit a multiprocessor and nothing spills (tests/codegen); left alone, ptxas takes 144.
 LAUNCH = {"num_warps": 4, "maxnreg": 128, "enable_fp_fusion": True}
+# Numbers that must stay run-time values: Triton would turn one that equals 1 into a constant, which has no ``.to``.
+RUN_TIME = ("total", "count", "out_height", "out_width", "canvas_height", "canvas_width", "size", "factor")
 
 
 def lanes(width: int) -> int:
@@ -53,10 +55,9 @@ def locate(pixels, total, offsets, sizes, count, boxes, image_index, row):
     """
     image = tl.load(image_index + row)
     known = (image >= 0) & (image < count)
-    image = tl.where(known, image, 0)
-    offset = tl.load(offsets + image)
-    picture_height = tl.load(sizes + 2 * image.to(tl.int64))
-    picture_width = tl.load(sizes + 2 * image.to(tl.int64) + 1)
+    offset = tl.load(offsets + image, mask=known, other=0)
+    picture_height = tl.load(sizes + 2 * image.to(tl.int64), mask=known, other=0)
+    picture_width = tl.load(sizes + 2 * image.to(tl.int64) + 1, mask=known, other=0)
     top = tl.load(boxes + 4 * row)
     left = tl.load(boxes + 4 * row + 1)
     height = tl.load(boxes + 4 * row + 2)

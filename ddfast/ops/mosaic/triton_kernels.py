@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ddfast.ops._antialias.triton_kernels import LAUNCH, ROWS, lanes, locate, sample
+from ddfast.ops._antialias.triton_kernels import LAUNCH, ROWS, RUN_TIME, lanes, locate, sample
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def normalised_and_back(value, channel, mean0, mean1, mean2, std0, std1, std2, i
     return (tl.div_rn(normalised, inverse + tl.zeros_like(value)) + mean) * 255.0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME)
 def mosaic_kernel(pixels, total, offsets, sizes, count, boxes, image_index, out, size, factor, mean0, mean1, mean2,
                   std0, std1, std2, inverse0, inverse1, inverse2,
                   TRUNCATE: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):  # fmt: skip

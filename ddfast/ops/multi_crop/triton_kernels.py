@@ -9,10 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ddfast.ops._antialias.triton_kernels import LAUNCH, ROWS, lanes, locate, sample
+from ddfast.ops._antialias.triton_kernels import LAUNCH, ROWS, RUN_TIME, lanes, locate, sample
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME)
 def multi_crop_kernel(pixels, total, offsets, sizes, count, boxes, image_index, out, stride_n, stride_c, stride_h,
                       stride_w, out_height, out_width, canvas_height, canvas_width, scale0, scale1, scale2, bias0,
                       bias1, bias2, canvas_value, ROWS: tl.constexpr, LANES: tl.constexpr):  # fmt: skip
