@@ -50,7 +50,8 @@ def crop_score(logits: Tensor, labels: Tensor, *, literal: bool = False) -> tupl
         raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected at least one crop and one class")
     _checks.check_tensor("labels", labels, torch.int64, (n,))
     _checks.check_device(logits, labels=labels)
-    return torch.ops.ddfast.crop_score(logits, labels, literal)
+    result: tuple[Tensor, Tensor, Tensor] = torch.ops.ddfast.crop_score(logits, labels, literal)
+    return result
 
 
 def _fake(logits: Tensor, labels: Tensor, literal: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +106,8 @@ def _launch(kernel: Any, logits: Tensor, labels: Tensor, literal: bool, results:
 def _triton(logits: Tensor, labels: Tensor, literal: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     from ddfast.ops.crop_score.triton_kernels import crop_score as run
 
-    return run(logits, labels, literal, *_fake(logits, labels))
+    result: tuple[Tensor, Tensor, Tensor] = run(logits, labels, literal, *_fake(logits, labels))
+    return result
 
 
 for _name, _run in (("cpp", _cpp), ("cuda", _cuda), ("triton", _triton)):
