@@ -265,6 +265,9 @@ inline void paired_rows(const uint8_t* src, int64_t src_stride, const Axis& axis
   src += row * src_stride;
   Wide a{}, b{}, c{}, d{};
   const float* head = axis.weight + int64_t{begin} * axis.taps;
+  // The hardware does not foresee a walk down one column block, which costs up to half of the time on a picture that has
+  // left the second-level cache; so fetch the next strip's rows meanwhile (a prefetch may leave the picture).
+  const int64_t ahead = (axis.end(end - 1) - row) * src_stride;
   for (; row < axis.end(begin - 1); ++row, ++head, src += src_stride) {
     a += *head * widen(src);
     b += *head * widen(src + kLanes);
@@ -274,6 +277,7 @@ inline void paired_rows(const uint8_t* src, int64_t src_stride, const Axis& axis
   for (int y = begin; y < end; ++y, dst += dst_stride) {
     Wide e{}, f{}, g{}, h{};
     for (const int stop = axis.end(y); row < stop; ++row, src += src_stride) {
+      __builtin_prefetch(src + ahead);
       const Wide now = axis.pairs[2 * row] - Wide{}, next = axis.pairs[2 * row + 1] - Wide{};
       Wide x = widen(src);
       a += now * x, e += next * x;
