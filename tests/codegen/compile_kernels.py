@@ -1,7 +1,7 @@
 """Compiles the Triton kernels for a GPU target as the wrappers launch them, and prints their resources as JSON.
 
 No GPU is needed: a stand-in for Triton's driver names the target, and launches stop after compiling.  A program of its
-own, since TRITON_INTERPRET must not be set.  Usage: ``compile_kernels.py ARCH [PREFIX]``.
+own, since TRITON_INTERPRET must not be set.  Usage: ``compile_kernels.py ARCH...``; one line of output per target.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Target:
         self.arch = arch
 
     def get_current_device(self) -> int:
-        return 0
+        return self.arch  # Triton keeps what it compiled per device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -99,7 +99,7 @@ def resources(kernel: Any) -> dict[str, Any]:
     }
 
 
-def main(arch: int, prefix: str = "") -> None:
+def main(archs: list[int]) -> None:
     compiled: list[Any] = []
     launch = JITFunction.run
 
@@ -108,15 +108,16 @@ def main(arch: int, prefix: str = "") -> None:
         return compiled[-1]
 
     JITFunction.run = compile_only
-    triton.runtime.driver.set_active(Target(arch))
-    results = {}
-    for name, call in cases():
-        if name.startswith(prefix):
+    for arch in archs:
+        triton.runtime.driver.set_active(Target(arch))
+        compiled.clear()
+        results = {}
+        for name, call in cases():
             call()
             results[name] = resources(compiled[-1])
-    assert len(compiled) == len(results), "a wrapper did not launch its kernel once"
-    print(json.dumps(results))
+        assert len(compiled) == len(results), "a wrapper did not launch its kernel once"
+        print(json.dumps({"arch": arch, "kernels": results}))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main([int(a) for a in sys.argv[1:]])

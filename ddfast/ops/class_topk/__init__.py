@@ -1,8 +1,8 @@
 """Streaming selection of the K best-scored samples of every class.
 
 There is no Triton or CUDA kernel: a batch brings one score per image, a few hundred bytes, after a network's forward
-pass over all its crops.  The C++ kernel merges them in tens of microseconds on the CPU; on the GPU the reference's sorts
-do it without a copy to the host.
+pass over all its crops.  The C++ kernel merges them in tens of microseconds on the CPU; on the GPU the reference's
+sorts do it without a copy to the host.
 """
 
 from __future__ import annotations
