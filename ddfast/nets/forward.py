@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from .capture import CaptureError, capture
 from .constant_frame import FrameReport, Padded, count_macs, frame_of, skip_frame
+from .double import depthwise_by_shifts
 from .engines import (
     CompileEngine,
     Engine,
@@ -106,6 +107,8 @@ def _torch_module(module: nn.Module, precision: str) -> nn.Module:
         return module.to(PRECISIONS[precision])
     if precision == "bf16":
         head_in_float32(graph)
+    if precision == "fp64":
+        depthwise_by_shifts(graph)
     work_in_place(graph)
     return module
 
