@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from ddfast.data import Source, open_source
 from ddfast.methods import RunOptions, distill
 from ddfast.methods.rded.config import RDEDConfig
-from ddfast.methods.rded.quick_observer import fresh_observer, train_observer, whole_images
+from ddfast.methods.rded.quick_observer import train_observer, whole_images
 from ddfast.nets.observers import Observer
 from ddfast.runs import atomic_write_bytes, seeds
 from ddfast.store import DistilledSet, contact_sheet_png
-from ddfast.train import StudentConfig, accuracy, train_student
+from ddfast.train import accuracy, train_student
+from ddfast.train.demo_recipe import STUDENT, small_convnet
 
 SIZE, IPC = 32, 10
 STUDENTS = 3
-EPOCHS = 60
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,16 @@ def _compare(
         for name, (pictures, targets) in sets.items():
             scores = []
             for student in range(STUDENTS):
-                net = fresh_observer("conv3", len(source.class_names), SIZE, 1000 * (seed + 1) + student)
+                net = small_convnet(len(source.class_names), SIZE, seed=1000 * (seed + 1) + student)
                 teacher = observer.module if kind == "soft" else None
                 train_student(
-                    pictures, targets, net.module, teacher, _student_config(student),
+                    pictures, targets, net, teacher, replace(STUDENT, seed=student),
                     normalization=observer.normalization,
                 )  # fmt: skip
-                net.module.eval()
-                top1 = accuracy(net.module, images, labels, normalization=observer.normalization)
+                top1 = accuracy(net.eval(), images, labels, normalization=observer.normalization)
                 scores.append(round(100 * top1, 2))
             rows.append(Row(f"{IPC} a class, {name}", f"{kind} labels", tuple(scores)))
     return rows
-
-
-def _student_config(seed: int) -> StudentConfig:
-    return StudentConfig(epochs=EPOCHS, batch_size=50, shift=SIZE // 16, flip=False, seed=seed)
 
 
 def _random_subset(source: Source, seed: int) -> tuple[Tensor, Tensor]:

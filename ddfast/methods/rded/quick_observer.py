@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,40 +14,39 @@ from ddfast.methods._options import RunOptions
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.nets.checkpoints import fingerprint
 from ddfast.nets.observers import Observer, load_observer
-from ddfast.train import TrainConfig, fit
+from ddfast.runs import Progress
+from ddfast.train import fit
+from ddfast.train.demo_recipe import OBSERVER, small_convnet
 
+_DEPTHS = {"conv3": 3, "conv4": 4, "conv5": 5, "conv6": 6}
 _IMAGES = 10_000
-_EPOCHS = 4
 _CHUNK = 64
 
 
 def train_observer(name: str, source: Source, config: RDEDConfig, options: RunOptions) -> Observer:
-    """Trains model ``name`` for a few epochs on at most 10,000 pictures of ``source`` at ``config.size`` pixels.
+    """Trains a narrow ConvNet for a few epochs on at most 10,000 pictures of ``source`` at ``config.size`` pixels.
 
     Meant for small pictures and tries; a good observer for photographs takes a full training elsewhere.  The same seed,
     machine and number of threads give the same weights.
+
+    Raises:
+        ValueError: ``name`` is not conv3 ... conv6, or the pictures are too small for its depth.
     """
-    observer = fresh_observer(name, len(source.class_names), config.size, config.seed)
-    images, labels = whole_images(source, config.size, -(-_IMAGES // len(source.class_names)))
-    if not options.quiet:
-        print(f"training {name} on {len(images)} pictures of {source.name}", file=sys.stderr)
-    device = options.torch_device()
-    fit(
-        observer.module.to(device), images, labels,
-        TrainConfig(epochs=_EPOCHS, seed=config.seed, shift=config.size // 16), normalization=observer.normalization,
-    )  # fmt: skip
-    observer.module.eval()
-    origin = f"trained on {source.name} for {_EPOCHS} epochs, seed {config.seed}, sha256 {fingerprint(observer.module)}"
-    return replace(observer, weights=origin, random_weights=False)
-
-
-def fresh_observer(name: str, num_classes: int, size: int, seed: int) -> Observer:
-    """Model ``name`` with random weights of this seed, ready to be trained."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        observer = load_observer(name, num_classes=num_classes, input_size=size, random_weights=True)
-    observer.module.requires_grad_(True)
-    return observer
+    if name not in _DEPTHS:
+        raise ValueError(f"observer: got 'train:{name}', expected one of {', '.join('train:' + n for n in _DEPTHS)}")
+    classes = len(source.class_names)
+    net = small_convnet(classes, config.size, seed=config.seed, depth=_DEPTHS[name])
+    images, labels = whole_images(source, config.size, -(-_IMAGES // classes))
+    mode = "quiet" if options.quiet else "auto"
+    steps = OBSERVER.epochs * -(-len(images) // OBSERVER.batch_size)
+    with Progress(steps, unit="steps", title=f"training {name} on {len(images)} pictures", mode=mode) as progress:
+        fit(
+            net.to(options.torch_device()), images, labels, replace(OBSERVER, seed=config.seed),
+            on_progress=lambda p: progress.update((p.epoch - 1) * p.steps + p.step - progress.done, f"loss {p.loss:.3f}"),
+        )  # fmt: skip
+    observer = load_observer(net, num_classes=classes, input_size=config.size)
+    origin = f"trained on {source.name} for {OBSERVER.epochs} epochs, seed {config.seed}"
+    return replace(observer, name=name, weights=f"{origin}, sha256 {fingerprint(observer.module)}")
 
 
 def whole_images(source: Source, size: int, per_class: int) -> tuple[Tensor, Tensor]:
