@@ -23,8 +23,8 @@ X86 = platform.machine().lower() in {"x86_64", "amd64"}
 ISA_FLAGS: dict[str, list[str]] = (
     {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"]} if X86 else {"generic": []}
 )
-# errno and trap-free maths let loops vectorise; fast-math is left out because linking it flushes denormals process-wide.
-CXX_FLAGS = ["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
+# Maths without errno and traps lets loops vectorise; -ffast-math would flush denormals in the whole process.
+CXX_FLAGS = "-std=c++17 -O3 -g0 -fvisibility=hidden -fno-math-errno -fno-trapping-math -Wall -Wextra".split()
 
 
 def sources(pattern: str) -> list[str]:
@@ -89,8 +89,8 @@ class BuildNative(build_ext):
 
 NATIVE_INCLUDES = ["csrc", pybind11.get_include()]
 modules = [
-    Extension("ddfast._cpu", ["csrc/bindings/cpu_module.cpp"], include_dirs=NATIVE_INCLUDES, language="c++", libraries=["pthread"],
-              define_macros=[("DDFAST_X86", "1")] if X86 else []),
+    Extension("ddfast._cpu", sources("bindings/cpu_module.cpp") + sources("bindings/parallel.cpp"), language="c++",
+              include_dirs=NATIVE_INCLUDES, libraries=["pthread"], define_macros=[("DDFAST_X86", "1")] if X86 else []),
 ]  # fmt: skip
 if NVCC:
     modules.append(Extension("ddfast._cuda", ["csrc/bindings/cuda_module.cpp"], include_dirs=NATIVE_INCLUDES))

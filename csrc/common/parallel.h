@@ -3,39 +3,34 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <exception>
-#include <thread>
-#include <vector>
 
 namespace ddfast {
+
+// Calls run(context, chunk) for every chunk in [0, chunks) on `workers` threads and rethrows the first exception.
+// Defined once (csrc/bindings/parallel.cpp), outside the sources compiled per instruction set: the standard library's
+// inline functions would otherwise be merged across them, and an AVX-512 copy could end up in an AVX2 path.
+void run_chunks(int64_t chunks, int workers, void (*run)(void* context, int64_t chunk), void* context);
 
 // body(begin, end) is called on disjoint ranges of at most `grain` items that together cover [0, n).
 template <class Body>
 void parallel_for(int64_t n, int64_t grain, int threads, const Body& body) {
-  grain = std::max<int64_t>(grain, 1);
+  grain = grain < 1 ? 1 : grain;
   const int64_t chunks = (n + grain - 1) / grain;
-  const int workers = static_cast<int>(std::min<int64_t>(std::max(threads, 1), chunks));
+  const int64_t workers = threads < chunks ? threads : chunks;
   if (workers <= 1) {
     if (n > 0) body(int64_t{0}, n);
     return;
   }
-  std::atomic<int64_t> next{0};
-  std::exception_ptr error;
-  std::atomic<bool> failed{false};
-  auto work = [&] {
-    try {
-      for (int64_t c; !failed && (c = next++) < chunks;) body(c * grain, std::min(n, (c + 1) * grain));
-    } catch (...) {
-      if (!failed.exchange(true)) error = std::current_exception();
-    }
-  };
-  std::vector<std::thread> pool;
-  for (int i = 1; i < workers; ++i) pool.emplace_back(work);
-  work();
-  for (auto& t : pool) t.join();
-  if (error) std::rethrow_exception(error);
+  struct Context {
+    const Body& body;
+    int64_t n, grain;
+  } context{body, n, grain};
+  run_chunks(chunks, static_cast<int>(workers), [](void* p, int64_t chunk) {
+    const Context& c = *static_cast<Context*>(p);
+    const int64_t end = (chunk + 1) * c.grain;
+    c.body(chunk * c.grain, end < c.n ? end : c.n);
+  }, &context);
 }
 
 }  // namespace ddfast

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ddfast.runs.atomic import RunError, atomic_write_bytes
-from ddfast.runs.launch import open_ledger
+from ddfast.runs.launch import open_ledger, refuse_occupied
 from ddfast.runs.ledger import Ledger, Status
 from ddfast.runs.progress import Progress, ProgressEvent
 from ddfast.runs.task import DoneRecord, Task
@@ -21,4 +21,5 @@ __all__ = [
     "atomic_write_bytes",
     "identify_worker",
     "open_ledger",
+    "refuse_occupied",
 ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from ddfast.runs import folder
+from ddfast.runs.atomic import RunError
 from ddfast.runs.folder import DEFAULT_OUTPUTS
 from ddfast.runs.ledger import Ledger
 from ddfast.runs.worker import Worker
@@ -57,3 +60,19 @@ def open_ledger(
         ledger = Ledger.join(root, tasks, config, outputs=outputs)
     ledger.prefer(me.index, me.count)
     return ledger
+
+
+def refuse_occupied(root: str | os.PathLike[str], *, resume: bool, overwrite: bool) -> None:
+    """The check of the output folder that needs no configuration, to be made before any long work.
+
+    Raises:
+        RunError: neither ``resume`` nor ``overwrite``, and the folder is not empty; or the path is a file.
+    """
+    path = Path(root)
+    if folder.is_empty(path) or resume or overwrite:
+        return
+    what = "holds a run or a distilled set" if folder.read_marker(path) else "is not empty"
+    raise RunError(
+        f"{path}: {what}. Go on with --resume (finished tasks are kept), start anew with --overwrite (deletes it), or "
+        "choose another folder."
+    )

@@ -19,7 +19,7 @@ from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.observer import prepare_observer
 from ddfast.methods.rded.report import Report
 from ddfast.methods.rded.scorer import Scorer, draw_positions
-from ddfast.runs import Ledger, Progress, Task, open_ledger
+from ddfast.runs import Ledger, Progress, Task, open_ledger, refuse_occupied
 from ddfast.store import DistilledSet
 
 _WRITING_AT_ONCE = 2
@@ -34,6 +34,7 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
     """
     if config.parity:
         return parity_run.run(source, out, config, options, observer)
+    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite)
     require_images(source, config.patches, f"ipc={config.ipc} with factor={config.factor}")
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     stream = open_stream(options.stream, workers=workers, device=options.torch_device())

@@ -15,7 +15,7 @@ from ddfast.methods.rded.config import RDEDConfig
 from ddfast.nets.checkpoints import fingerprint
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.runs import Progress
-from ddfast.train import fit
+from ddfast.train import TrainProgress, fit
 from ddfast.train.demo_recipe import OBSERVER, small_convnet
 
 _DEPTHS = {"conv3": 3, "conv4": 4, "conv5": 5, "conv6": 6}
@@ -40,10 +40,11 @@ def train_observer(name: str, source: Source, config: RDEDConfig, options: RunOp
     mode = "quiet" if options.quiet else "auto"
     steps = OBSERVER.epochs * -(-len(images) // OBSERVER.batch_size)
     with Progress(steps, unit="steps", title=f"training {name} on {len(images)} pictures", mode=mode) as progress:
-        fit(
-            net.to(options.torch_device()), images, labels, replace(OBSERVER, seed=config.seed),
-            on_progress=lambda p: progress.update((p.epoch - 1) * p.steps + p.step - progress.done, f"loss {p.loss:.3f}"),
-        )  # fmt: skip
+
+        def show(state: TrainProgress) -> None:
+            progress.update((state.epoch - 1) * state.steps + state.step - progress.done, f"loss {state.loss:.3f}")
+
+        fit(net.to(options.torch_device()), images, labels, replace(OBSERVER, seed=config.seed), on_progress=show)
     observer = load_observer(net, num_classes=classes, input_size=config.size)
     origin = f"trained on {source.name} for {OBSERVER.epochs} epochs, seed {config.seed}"
     return replace(observer, name=name, weights=f"{origin}, sha256 {fingerprint(observer.module)}")
