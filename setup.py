@@ -24,7 +24,16 @@ ISA_FLAGS: dict[str, list[str]] = (
     {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"]} if X86 else {"generic": []}
 )
 # Maths without errno and traps lets loops vectorise; -ffast-math would flush denormals in the whole process.
-CXX_FLAGS = "-std=c++17 -O3 -g0 -fvisibility=hidden -fno-math-errno -fno-trapping-math -Wall -Wextra".split()
+CXX_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-g0",
+    "-fvisibility=hidden",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wextra",
+]
 
 
 def sources(pattern: str) -> list[str]:

@@ -5,3 +5,15 @@ from __future__ import annotations
 from ddfast.train.loop import NonFiniteLossError, TrainConfig, TrainProgress, TrainReport
 from ddfast.train.student import StudentConfig, train_student
 from ddfast.train.supervised import accuracy, fit, predict
+
+__all__ = [
+    "NonFiniteLossError",
+    "StudentConfig",
+    "TrainConfig",
+    "TrainProgress",
+    "TrainReport",
+    "accuracy",
+    "fit",
+    "predict",
+    "train_student",
+]

@@ -78,7 +78,8 @@ def open_crops(t: NDArray[np.float64], delta: NDArray[np.float64], keep: int) ->
     contender = (low <= upper[:, None]) & candidate[:, None]
     undecided = contender.sum(axis=1) > 1
     undecided |= _overlaps(lower, upper, candidate)
-    return contender & undecided[:, None]
+    result: NDArray[np.bool_] = contender & undecided[:, None]
+    return result
 
 
 def _overlaps(lower: NDArray, upper: NDArray, candidate: NDArray[np.bool_]) -> NDArray[np.bool_]:
