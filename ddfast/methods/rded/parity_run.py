@@ -64,6 +64,8 @@ def _prepare(source: Source, config: RDEDConfig, given: Any) -> tuple[Prepared, 
             return spec
         if callable(spec) and not isinstance(spec, nn.Module):
             spec = spec()
+        if spec is None:
+            raise ValueError("observer: none given; parity needs a model name, a checkpoint file or a module")
         return load_observer(
             spec, weights=config.weights, input_size=config.size, random_weights=config.random_weights,
             normalization=IMAGENET,
