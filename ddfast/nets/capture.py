@@ -13,7 +13,7 @@ from .fold import fold_batch_norm
 aten = torch.ops.aten
 
 
-EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, AttributeError)
+EXPORT_ERRORS: tuple[type[Exception], ...] = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError)
 """What torch.export raises for a module it cannot follow, besides its own subclasses of RuntimeError."""
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
 from .capture import EXPORT_ERRORS
 from .constant_frame import dtype_of
@@ -79,20 +80,29 @@ _FRESH = {
 }
 
 
-def work_in_place(module: fx.GraphModule) -> None:
-    """Lets pointwise ops overwrite an operand that nothing else reads: fresh large buffers cost page faults."""
+def _overwritable(node: fx.Node, operand: Any) -> bool:
+    """Whether ``node`` may write its result over ``operand``: a fresh map of the same shape that nothing else reads."""
+    if not isinstance(operand, fx.Node) or operand.target not in _FRESH or len(operand.users) != 1:
+        return False
+    mine, its = node.meta["tensor_meta"], operand.meta["tensor_meta"]
+    return bool(mine.shape == its.shape and mine.dtype == its.dtype)
+
+
+def work_in_place(module: fx.GraphModule, side: int) -> None:
+    """Lets pointwise ops overwrite an operand that nothing else reads: fresh large buffers cost page faults.
+
+    ``side``: input side of the graph; shapes are taken from one forward of two pictures.
+    """
+    with torch.no_grad():
+        ShapeProp(module).propagate(torch.zeros(2, 3, side, side, dtype=dtype_of(module)))
     for node in module.graph.nodes:
         if node.target not in _IN_PLACE:
             continue
-        first, second = node.args[0], node.args[1] if len(node.args) > 1 else None
-        owned = [isinstance(a, fx.Node) and a.target in _FRESH and len(a.users) == 1 for a in (first, second)]
-        if not owned[0] and owned[1] and node.target == aten.add.Tensor and isinstance(first, fx.Node):
-            # A constant operand is smaller than the sum; only equal shapes may change places.
-            if first.op == "get_attr":
+        if node.target == aten.add.Tensor and not _overwritable(node, node.args[0]):
+            if not _overwritable(node, node.args[1]):
                 continue
-            node.args = (second, first, *node.args[2:])
-            owned[0] = True
-        if owned[0]:
+            node.args = (node.args[1], node.args[0])
+        if _overwritable(node, node.args[0]):
             node.target = _IN_PLACE[node.target]
     module.recompile()
 
@@ -164,9 +174,10 @@ class OpenVinoEngine:
         self.rows = int(sample.shape[0])
 
     def _convert(self, module: nn.Module, sample: Tensor) -> Any:
+        errors = (*EXPORT_ERRORS, *_openvino_errors(self._ov))
         try:
             model = self._ov.convert_model(torch.export.export(module, (sample,), strict=False))
-        except (*EXPORT_ERRORS, *_openvino_errors(self._ov)) as error:
+        except errors as error:
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise EngineError(f"OpenVINO could not convert the network ({reason})") from error
         steps = importlib.import_module("openvino.preprocess").PrePostProcessor(model)

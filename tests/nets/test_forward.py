@@ -135,6 +135,29 @@ def test_compile_falls_back_with_a_message(monkeypatch: pytest.MonkeyPatch) -> N
     assert forward(patches()).shape == (7, 10)
 
 
+class Broadcasts(nn.Module):
+    """Sums of maps with pooled vectors, both ways round, and a map that is read again after its ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        pooled = self.gate(x.mean((2, 3), keepdim=True))
+        y = torch.relu(pooled + x) + self.gate(x.mean((2, 3), keepdim=True))
+        return self.head((y + torch.relu(x) * x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_working_in_place_overwrites_nothing_that_is_still_needed(engine: str, skip: bool) -> None:
+    torch.manual_seed(0)
+    observer, x = load_observer(Broadcasts(), input_size=16), patches(5, 7)
+    forward = build_forward(observer, patch=7, canvas=16, engine=engine, constant_frame_skip=skip)
+    torch.testing.assert_close(forward(x), padded_forward(observer.module, x, 16), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_compile_agrees() -> None:
     observer, x = small(), patches(8)
