@@ -36,7 +36,9 @@ def test_forcing_a_backend_and_undoing_it(probe: _registry.Op) -> None:
     assert not _registry._forced
 
 
-def test_a_forced_backend_that_rejects_the_arguments_raises(probe: _registry.Op, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forced_backend_that_rejects_the_arguments_raises(
+    probe: _registry.Op, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(_registry._MISSING, "cpp", lambda device: "")
     probe.add_backend("cpp", lambda x: "cpp", rejects=lambda x: "float32 only")
     with ops.use_backend("cpp", ["probe"]), pytest.raises(ops.BackendError, match="float32 only"):

@@ -132,7 +132,7 @@ def distill_class(item: ParityClass, observer: nn.Module, config: RDEDConfig, ta
     losses = torch.stack([_literal_loss(observer, patches[:, k], config.size, target) for k in range(config.num_crop)])
     best = losses.argmin(0)  # [mipc]
     loss = losses.gather(0, best[None])[0]
-    ranks = torch.argsort(loss)[: config.patches]
+    ranks = torch.argsort(loss, stable=True)[: config.patches]
     chosen = patches[ranks, best[ranks]]
     return ParityResult(
         to_uint8(stitch(chosen, config.factor, config.size)),

