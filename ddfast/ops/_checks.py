@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 
-def check_tensor(name: str, value: object, dtype: torch.dtype | Sequence[torch.dtype], shape: Sequence[int | None]) -> None:
+def check_tensor(
+    name: str, value: object, dtype: torch.dtype | Sequence[torch.dtype], shape: Sequence[int | None]
+) -> None:
     """Raises TypeError or ValueError unless ``value`` is a tensor of this dtype and shape (None = any length)."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: got {type(value).__name__}, expected a torch.Tensor")
