@@ -47,10 +47,10 @@ def _loosen_views(graph: fx.Graph) -> None:
             node.target = aten.reshape.default
 
 
-def capture(module: nn.Module, canvas: int, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
-    """Graph of ``module`` in eval mode for inputs [n, 3, canvas, canvas] of ``dtype``, any n >= 1.
+def trace(module: nn.Module, canvas: int, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
+    """Graph of ``module`` in eval mode for inputs [n, 3, canvas, canvas] of ``dtype``, any n >= 1, nothing folded yet.
 
-    Batch norm is folded in float64. The module itself is left unchanged. Raises :class:`CaptureError` when
+    It holds a copy of the weights, so later changes of the module do not show. Raises :class:`CaptureError` when
     ``torch.export`` cannot follow the module.
     """
     module = copy.deepcopy(module).to("cpu", dtype).eval().requires_grad_(False)
@@ -69,10 +69,29 @@ def capture(module: nn.Module, canvas: int, dtype: torch.dtype = torch.float32) 
     _drop_bookkeeping(flat.graph)
     _single_output(flat.graph)
     _loosen_views(flat.graph)
+    return flat
+
+
+def capture(
+    module: nn.Module, canvas: int, dtype: torch.dtype = torch.float32, *, traced: fx.GraphModule | None = None
+) -> fx.GraphModule:
+    """The graph of :func:`trace` with batch norm folded in float64.
+
+    ``traced``: a float32 trace of the same module and canvas, to spare the seconds of another one; it is copied.
+    """
+    if traced is None or (dtype != torch.float32 and _fixes_dtype(traced.graph)):
+        flat = trace(module, canvas, dtype)
+    else:
+        flat = copy.deepcopy(traced).to(dtype)
     fold_batch_norm(flat)
     flat.graph.lint()
     flat.recompile()
     return flat
+
+
+def _fixes_dtype(graph: fx.Graph) -> bool:
+    """Whether a call names a dtype, which a cast of the weights would leave behind."""
+    return any(isinstance(value, torch.dtype) for node in graph.nodes for value in (*node.args, *node.kwargs.values()))
 
 
 def record(graph_module: fx.GraphModule, canvas: int) -> dict[str, Tensor]:

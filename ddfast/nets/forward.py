@@ -82,11 +82,12 @@ def _pick(engine: str, precision: str, device: torch.device) -> str:
 
 
 def _module(
-    observer: Observer, patch: int, canvas: int, dtype: torch.dtype, skip: bool, style: str
-) -> tuple[nn.Module, FrameReport]:
+    observer: Observer, patch: int, canvas: int, dtype: torch.dtype, skip: bool, style: str,
+    traced: fx.GraphModule | None,
+) -> tuple[nn.Module, FrameReport]:  # fmt: skip
     """The network over bare patches: skipping graph, else padded graph, else the padded module as it is."""
     try:
-        graph = capture(observer.module, canvas, dtype)
+        graph = capture(observer.module, canvas, dtype, traced=traced)
     except CaptureError as error:
         plain = copy.deepcopy(observer.module).to(dtype)
         total = count_macs(plain, canvas)
@@ -125,6 +126,7 @@ def build_forward(
     device: str | torch.device = "cpu",
     micro_batch: int | None = None,
     threads: int | None = None,
+    traced: fx.GraphModule | None = None,
 ) -> Forward:
     """Prepares the fast forward of ``observer`` for p x p patches in the middle of a zero S x S canvas.
 
@@ -133,7 +135,8 @@ def build_forward(
     differences between machines stay near 1e-15. ``engine``: "torch" (eager, channels-last), "compile" (torch.compile,
     frozen), "openvino" (CPU); "auto" takes OpenVINO on a CPU where it is installed, eager torch otherwise. An engine
     that cannot run falls back to eager torch with a message in ``info["messages"]``. ``threads`` defaults to
-    ``torch.get_num_threads()``. On CUDA, fp32 follows PyTorch's own TF32 switches.
+    ``torch.get_num_threads()``. On CUDA, fp32 follows PyTorch's own TF32 switches. ``traced``: what
+    :func:`ddfast.nets.capture.trace` made of this observer, when several forwards of it are built.
 
     Raises ValueError for an unknown precision or engine, an impossible patch, or a combination that cannot run.
     """
@@ -145,7 +148,7 @@ def build_forward(
     # OpenVINO takes float32 graphs and lowers the precision itself.
     dtype = torch.float64 if precision == "fp64" else torch.float32
     style = "shift" if chosen == "openvino" else "clamp"
-    module, report = _module(observer, patch, canvas, dtype, constant_frame_skip, style)
+    module, report = _module(observer, patch, canvas, dtype, constant_frame_skip, style, traced)
     messages = list(report.messages)
     sample = torch.zeros(rows, 3, patch, patch, dtype=dtype)
     runner: Engine
@@ -153,7 +156,7 @@ def build_forward(
         runner = _engine(chosen, module, sample, precision, canvas, device, threads)
     except EngineError as error:
         messages.append(f"engine torch instead of {chosen}: {error}")
-        module, _ = _module(observer, patch, canvas, dtype, constant_frame_skip, "clamp")
+        module, _ = _module(observer, patch, canvas, dtype, constant_frame_skip, "clamp", traced)
         runner = TorchEngine(_torch_module(module, precision, patch, canvas), device, threads)
     info = {
         "engine": runner.name,

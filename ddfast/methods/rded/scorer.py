@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, fx
 
 from ddfast import ops
 from ddfast._types import RaggedImages
 from ddfast.data import Source, Stream, draw_rrc_boxes
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.selection import Level, loss_to_margin
+from ddfast.nets.capture import CaptureError, trace
 from ddfast.nets.forward import build_forward
 from ddfast.nets.observers import Observer
 from ddfast.runs import seeds
@@ -29,6 +30,7 @@ _DTYPES = {"fp64": torch.float64}
 _SAFETY = {"bf16": 3.0, "fp32": 8.0}
 _SAMPLES = {"bf16": 64, "fp32": 8}
 _DECODE_CHUNK = 32
+_RESCORED_AT_ONCE = 10
 
 
 def draw_positions(config: RDEDConfig, label: int, count: int) -> NDArray[np.int64]:
@@ -36,12 +38,12 @@ def draw_positions(config: RDEDConfig, label: int, count: int) -> NDArray[np.int
     return seeds.permutation(config.seed, "images", label, count)[: config.mipc]
 
 
-def margins(logits: Tensor, target: int) -> NDArray[np.float64]:
-    """``t = logsumexp_{j != target} z_j - z_target`` in float64; logits [n, C] -> [n]."""
-    z = logits.double()
-    own = z[:, target].clone()
-    z[:, target] = -torch.inf
-    return (torch.logsumexp(z, dim=1) - own).cpu().numpy()
+def margins(logits: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    """``t = logsumexp_{j != target} z_j - z_target`` in float64; logits [n, C], targets int64 [n] -> [n]."""
+    z, column = logits.double().cpu(), targets[:, None]
+    own = z.gather(1, column)[:, 0]
+    t: NDArray[np.float64] = (torch.logsumexp(z.scatter(1, column, -torch.inf), dim=1) - own).numpy()
+    return t
 
 
 def box_tensors(boxes: NDArray[np.int32], index: NDArray, images: RaggedImages) -> tuple[Tensor, Tensor]:
@@ -80,6 +82,10 @@ class Scorer:
         self.device = options.torch_device()
         self._options = options
         self._forwards: dict[str, Forward] = {}
+        try:
+            self._traced: fx.GraphModule | None = trace(observer.module, config.size)
+        except CaptureError:
+            self._traced = None  # each forward says so in its messages
         self.names = ["bf16", "fp32", "fp64"] if config.precision == "bf16" else ["fp32", "fp64"]
         self.first = self.forward(self.names[0])
         # Half the bytes on the way to a GPU; its rounding is part of the first level's error bound.
@@ -90,10 +96,13 @@ class Scorer:
     def forward(self, precision: str) -> Forward:
         """The observer at ``fp32``, ``bf16`` or ``fp64``, built on first use."""
         if precision not in self._forwards:
+            # Re-scoring takes few crops at a time, and engines with a fixed batch compute all of its rows.
+            few = _RESCORED_AT_ONCE if self.device == "cpu" and precision != self.names[0] else None
             self._forwards[precision] = build_forward(
                 self.observer, patch=self.config.patch, canvas=self.config.size, precision=precision,
                 engine="torch" if precision == "fp64" else self._options.engine,
-                constant_frame_skip=self._options.constant_frame_skip, device=self.device,
+                constant_frame_skip=self._options.constant_frame_skip, device=self.device, micro_batch=few,
+                traced=self._traced,
             )  # fmt: skip
         return self._forwards[precision]
 
@@ -115,9 +124,12 @@ class Scorer:
         for start in range(0, len(out), _DECODE_CHUNK):
             part = slice(start, start + _DECODE_CHUNK)
             patches = self._cut(precision, Sample(sample.label, sample.positions[part], sample.boxes[part]))
-            with torch.inference_mode():
-                out[part] = margins(self.forward(precision)(patches), self.targets[sample.label])
+            out[part] = self._margins(precision, patches, [self.targets[sample.label]] * len(patches))
         return out
+
+    def _margins(self, precision: str, patches: Tensor, targets: Sequence[int]) -> NDArray[np.float64]:
+        with torch.inference_mode():
+            return margins(self.forward(precision)(patches), torch.tensor(targets))
 
     def _cut(self, precision: str, sample: Sample) -> Tensor:
         unique, index = np.unique(sample.positions, return_inverse=True)
@@ -134,12 +146,17 @@ class Scorer:
         """Bounds on |t - t of the next level|, from a fixed sample of crops spread over the classes."""
         deltas = []
         for name, finer in zip(self.names, self.names[1:], strict=False):
-            worst = 0.0
-            for sample in self._sample(_SAMPLES[name]):
-                difference = self.rescore(name, sample) - self.rescore(finer, sample)
-                worst = max(worst, float(np.abs(difference[np.isfinite(difference)]).max(initial=0.0)))
+            samples = self._sample(_SAMPLES[name])
+            difference = self._sample_margins(name, samples) - self._sample_margins(finer, samples)
+            worst = float(np.abs(difference[np.isfinite(difference)]).max(initial=0.0))
             deltas.append(_SAFETY[name] * worst + 1e-9)
         return deltas
+
+    def _sample_margins(self, precision: str, samples: Sequence[Sample]) -> NDArray[np.float64]:
+        if not samples:
+            return np.empty(0)
+        targets = [self.targets[s.label] for s in samples for _ in s.positions]
+        return self._margins(precision, torch.cat([self._cut(precision, s) for s in samples]), targets)
 
     def _sample(self, size: int) -> list[Sample]:
         count = len(self.source.class_names)
@@ -165,6 +182,6 @@ class Scorer:
         return np.array(good, dtype=np.int64)
 
     def _random_crops(self, label: int, positions: NDArray[np.int64]) -> Sample:
-        sizes = self.stream.decode(self.source, label, positions).sizes.numpy()
+        sizes = self.stream.decode(self.source, label, positions).sizes.cpu().numpy()
         boxes = draw_rrc_boxes(self.config.seed, label, positions, sizes, 1, self.config.scale)
         return Sample(label, positions, boxes[:, 0])
