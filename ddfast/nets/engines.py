@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -147,6 +148,17 @@ def _openvino_errors(openvino: Any) -> tuple[type[Exception], ...]:
     return tuple(getattr(openvino.frontend, name) for name in names)
 
 
+@functools.cache
+def _openvino_core() -> Any:
+    """The one OpenVINO core of this process, kept for good.
+
+    On processors with AMX its CPU plugin installs a signal stack and takes it back when the core ends.  With several
+    cores that end in another order, the thread is left with a freed one, and the next signal (a loader's SIGCHLD, say)
+    ends the process.
+    """
+    return importlib.import_module("openvino").Core()
+
+
 class OpenVinoEngine:
     """OpenVINO on the CPU, channels-last input, one stream a thread so that chunks run side by side."""
 
@@ -166,7 +178,7 @@ class OpenVinoEngine:
             # Pinned threads of several processes would all sit on the first cores.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = self._ov.Core().compile_model(model, "CPU", config)
+        compiled = _openvino_core().compile_model(model, "CPU", config)
         executed = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if executed != config["INFERENCE_PRECISION_HINT"]:
             self.messages = (f"OpenVINO runs {executed} instead of {precision} on this processor",)

@@ -234,3 +234,22 @@ def test_importing_the_room_is_cheap() -> None:
         "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_signals_are_survived_after_openvino_forwards_end(tmp_path: Path) -> None:
+    """Cores that end out of order used to leave a freed signal stack behind: the next SIGCHLD ended the process."""
+    pytest.importorskip("openvino")
+    code = (
+        "import gc, signal, subprocess, sys, torch\n"
+        "from torch import nn\n"
+        "from ddfast.nets import build_forward, load_observer\n"
+        "signal.signal(signal.SIGCHLD, lambda *_: None)\n"
+        "net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 3))\n"
+        "observer = load_observer(net, input_size=16)\n"
+        "forwards = [build_forward(observer, patch=8, canvas=16, engine='openvino') for _ in range(2)]\n"
+        "for _ in range(2):\n"
+        "    forwards.pop(0)(torch.zeros(2, 3, 8, 8))\n"
+        "    gc.collect()\n"
+        "    subprocess.run([sys.executable, '-c', ''], check=True)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
