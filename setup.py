@@ -1,6 +1,7 @@
 """Builds the two torch-free native modules: ddfast._cpu always, ddfast._cuda when nvcc is there and wanted.
 
-Environment: DDFAST_CUDA=auto|1|0, DDFAST_CUDA_ARCHS (default "80;86;89;90;100;120"), DDFAST_CUDA_HOME, MAX_JOBS.
+Environment: DDFAST_CUDA=auto|1|0, DDFAST_CUDA_ARCHS (default: those of "80;86;89;90;100;120" that nvcc knows),
+DDFAST_CUDA_HOME, MAX_JOBS. With DDFAST_CUDA=auto a CUDA module that does not compile is left out with a warning.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
@@ -16,6 +18,7 @@ from pathlib import Path
 import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
@@ -34,6 +37,7 @@ CXX_FLAGS = [
     "-Wall",
     "-Wextra",
 ]
+CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
 
 
 def sources(pattern: str) -> list[str]:
@@ -52,6 +56,25 @@ def find_nvcc() -> str | None:
 
 
 NVCC = find_nvcc()
+
+
+def cuda_archs() -> list[str]:
+    """DDFAST_CUDA_ARCHS as given; else the usual ones that this nvcc knows (100 and 120 came with CUDA 12.8)."""
+    wanted = os.environ.get("DDFAST_CUDA_ARCHS")
+    if wanted:
+        return wanted.split(";")
+    try:
+        listed = subprocess.run([str(NVCC), "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise CompileError(
+            f"{NVCC} --list-gpu-arch failed ({error}); set DDFAST_CUDA_ARCHS or DDFAST_CUDA=0"
+        ) from error
+    archs = [arch for arch in CUDA_ARCHS if f"compute_{arch}" in listed.split()]
+    if not archs:
+        raise CompileError(
+            f"{NVCC} knows none of sm_{', sm_'.join(CUDA_ARCHS)}; set DDFAST_CUDA_ARCHS or DDFAST_CUDA=0"
+        )
+    return archs
 
 
 class BuildNative(build_ext):
@@ -77,13 +100,16 @@ class BuildNative(build_ext):
             out = str(self.temp / tag)
             return lambda: self.compiler.compile([source], out, extra_postargs=[*CXX_FLAGS, *flags], **options)[0]
 
+        kernels = sources("*/*_cpu.cpp")
+        if not kernels:
+            raise SystemExit(f"{ROOT / 'csrc'}: no */*_cpu.cpp found; this source tree is incomplete, get it anew")
         jobs = [job(s, "module", []) for s in ext.sources]
-        for source in sources("*/*_cpu.cpp"):
+        for source in kernels:
             jobs += [job(source, isa, [*flags, f"-DDDFAST_ISA={isa}"]) for isa, flags in ISA_FLAGS.items()]
         return jobs
 
     def cuda_jobs(self, ext: Extension) -> list[Callable[[], str]]:
-        archs = os.environ.get("DDFAST_CUDA_ARCHS", "80;86;89;90;100;120").split(";")
+        archs = cuda_archs()
         codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
         codes.append(f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}")
         includes = [f"-I{d}" for d in [*ext.include_dirs, *self.compiler.include_dirs]]
@@ -102,6 +128,9 @@ modules = [
               include_dirs=NATIVE_INCLUDES, libraries=["pthread"], define_macros=[("DDFAST_X86", "1")] if X86 else []),
 ]  # fmt: skip
 if NVCC:
-    modules.append(Extension("ddfast._cuda", ["csrc/bindings/cuda_module.cpp"], include_dirs=NATIVE_INCLUDES))
+    # optional: build_ext then reports a failed compilation as a warning and goes on without the module
+    optional = os.environ.get("DDFAST_CUDA", "auto") == "auto"
+    cuda_sources = ["csrc/bindings/cuda_module.cpp"]
+    modules.append(Extension("ddfast._cuda", cuda_sources, include_dirs=NATIVE_INCLUDES, optional=optional))
 
 setup(ext_modules=modules, cmdclass={"build_ext": BuildNative})
