@@ -208,6 +208,6 @@ def constant_frame_module(
     try:
         return skip_frame(capture(module, canvas, dtype), patch=patch, canvas=canvas, style=style)
     except CaptureError as error:
-        plain = copy.deepcopy(module).to(dtype).eval()
+        plain = copy.deepcopy(module).to("cpu", dtype).eval()
         total = count_macs(plain, canvas)
         return Padded(plain, patch, canvas), FrameReport(total, total, (), (f"plain padding: {error}",))

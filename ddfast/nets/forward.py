@@ -89,7 +89,8 @@ def _module(
     try:
         graph = capture(observer.module, canvas, dtype, traced=traced)
     except CaptureError as error:
-        plain = copy.deepcopy(observer.module).to(dtype)
+        # as capture leaves its graph: on the CPU and in eval mode, whatever was done with the observer since
+        plain = copy.deepcopy(observer.module).to("cpu", dtype).eval()
         total = count_macs(plain, canvas)
         return Padded(plain, patch, canvas), FrameReport(total, total, (), (f"plain padding, nothing folded: {error}",))
     if skip:

