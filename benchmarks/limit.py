@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.ceilings import Ceilings, measure
+from benchmarks.stage_rates import stage_rates
 
 RESNET18_MACS = 1.814e9
 RESNET18_SKIP = 0.749  # share of the MACs a 112 px patch on a 224 px empty canvas can influence
@@ -220,6 +221,37 @@ def main(arguments: list[str] | None = None) -> None:
             published = limit(work, ceilings, cores=options.gpu_cores, gpu=gpu, disk=disk, use_published_rate=True)
             print(table(f"{beside}, published forward rate, no skip", published))
         print(f"    {gpu.name}: {gpu.source}")
+    if options.data:
+        print(_prediction(options.data, ceilings, skipped, options.gpu_cores))
+
+
+# Share of its bf16 peak that timm's published RTX 4090 forward reaches; assumed for a GPU without a published rate.
+PUBLISHED_SHARE = 0.57
+RESCORED_SHARE = 0.05
+
+
+def _prediction(data: Path, ceilings: Ceilings, work: Workload, cores: int) -> str:
+    """The whole job predicted from ddfast's own stage rates measured here on one core, and published GPU rates."""
+    rates = stage_rates(data)
+    here = ceilings.decode_per_byte * rates.mean_bytes + ceilings.decode_per_pixel * rates.mean_pixels
+    there = ceilings.decode_per_byte * work.mean_bytes + ceilings.decode_per_pixel * work.mean_pixels
+    patches = work.classes * work.ipc * 4
+    seconds = {
+        "input": rates.input_seconds * there / here,
+        "stitch": rates.stitch_seconds * (there / here) * patches / work.images,
+    }
+    lines = [
+        "predicted from measured stages of one core: "
+        f"{1e6 * rates.input_seconds:.0f} us to read, decode and cut a picture of {rates.mean_bytes / 1e3:.0f} kB, "
+        f"{1e6 * rates.stitch_seconds:.0f} us a stitched and encoded patch; both scaled by the decode fit to "
+        f"{work.mean_bytes / 1e3:.0f} kB; {RESCORED_SHARE:.0%} of the crops scored twice"
+    ]
+    for gpu in GPUS.values():
+        rate = gpu.forward_rate or PUBLISHED_SHARE * gpu.flops / (2 * work.macs)
+        source = "published" if gpu.forward_rate else f"assumed: {PUBLISHED_SHARE:.0%} of its peak"
+        result = predict(work, seconds, cores=cores, gpu=gpu, forward_rate=rate / (1 + RESCORED_SHARE))
+        lines.append(table(f"{gpu.name} + {cores} of these cores, forward {rate:.0f} crops/s ({source})", result))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

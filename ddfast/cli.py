@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
-        print("\ninterrupted; what is finished is kept, go on with --resume", file=sys.stderr)
+        hint = "; what is finished is kept, go on with --resume" if hasattr(arguments, "method") else ""
+        print(f"\ninterrupted{hint}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if arguments.traceback:
@@ -104,14 +105,16 @@ def _add_fields(group: Any, config_class: type) -> None:
 
 
 def _distill(arguments: argparse.Namespace) -> int:
-    from ddfast.methods import distill
+    from ddfast.methods import distill_to
+    from ddfast.store import read_manifest
 
     given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
     if "scale" in given:
         given["scale"] = tuple(given["scale"])
-    result = distill(arguments.method, arguments.data, out=arguments.out, preset=arguments.preset, **given)
+    distill_to(arguments.method, arguments.data, arguments.out, preset=arguments.preset, **given)
     if arguments.json:
-        print(json.dumps({"out": str(arguments.out), "images": len(result.images), "manifest": result.manifest}))
+        manifest = read_manifest(arguments.out / "manifest.json")
+        print(json.dumps({"out": str(arguments.out), "images": len(manifest["images"]), "manifest": manifest}))
     return 0
 
 

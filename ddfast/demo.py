@@ -16,7 +16,7 @@ from ddfast.methods import RunOptions, distill
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.quick_observer import train_observer, whole_images
 from ddfast.nets.observers import Observer
-from ddfast.runs import atomic_write_bytes, seeds
+from ddfast.runs import RunError, atomic_write_bytes, seeds
 from ddfast.store import DistilledSet, contact_sheet_png
 from ddfast.train import accuracy, train_student
 from ddfast.train.demo_recipe import STUDENT, small_convnet
@@ -46,6 +46,8 @@ def run_demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> list[Row]:
     contact sheet and ``results.json`` to ``out``.
     """
     began = time.perf_counter()
+    if (out / "distilled").exists() and not overwrite:
+        raise RunError(f"{out}: holds an earlier demo; give --overwrite, or another folder with --out")
     source, test = open_source("mnist5k"), open_source("mnist5k:test")
     config = RDEDConfig(ipc=IPC, factor=1, size=SIZE, seed=seed, observer="train:conv3")
     print("1. observer")
@@ -75,12 +77,13 @@ def _compare(
     distilled: DistilledSet, source: Source, observer: Observer, images: Tensor, labels: Tensor, seed: int
 ) -> list[Row]:
     sets = {"RDED": (distilled.images, distilled.labels), "random pictures": _random_subset(source, seed)}
+    device = next(observer.module.parameters()).device
     rows = []
     for kind in ("hard", "soft"):
         for name, (pictures, targets) in sets.items():
             scores = []
             for student in range(STUDENTS):
-                net = small_convnet(len(source.class_names), SIZE, seed=1000 * (seed + 1) + student)
+                net = small_convnet(len(source.class_names), SIZE, seed=1000 * (seed + 1) + student).to(device)
                 teacher = observer.module if kind == "soft" else None
                 train_student(
                     pictures, targets, net, teacher, replace(STUDENT, seed=student),

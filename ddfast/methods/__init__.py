@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ddfast.nets import Observer
     from ddfast.store import DistilledSet
 
-__all__ = ["RunOptions", "distill", "get_method", "method_names"]
+__all__ = ["RunOptions", "distill", "distill_to", "get_method", "method_names"]
 
 
 def get_method(name: str) -> Method:
@@ -37,7 +38,7 @@ def distill(
     method: str,
     source: Source | str | Path | tuple[Any, ...],
     *,
-    out: str | Path,
+    out: str | Path | None = None,
     observer: str | nn.Module | Observer | None = None,
     preset: str | None = None,
     **settings: Any,
@@ -48,7 +49,8 @@ def distill(
         method: ``"rded"``.
         source: class folders, a CIFAR or Tiny-ImageNet folder, an ``.npz`` file, arrays ``(images uint8 [N, H, W, 3],
             labels [N])``, ``"mnist5k"`` or a :class:`ddfast.data.Source`.
-        out: folder for the result; an interrupted run in it goes on with ``resume=True``.
+        out: folder for the result; an interrupted run in it goes on with ``resume=True``.  None keeps the result in
+            memory only.
         observer: model name, checkpoint file, ``train:NAME``, module or :class:`ddfast.nets.Observer`; the preset's if
             None.
         preset: named settings, for instance ``"imagenet-1k"`` or ``"smoke"``; single settings override it.
@@ -56,13 +58,33 @@ def distill(
             (``device``, ``workers``, ``resume`` ...).
 
     Returns:
-        The distilled set as it stands on disk.
+        The distilled set.
 
     Raises:
         TypeError: unknown setting.
         ValueError: a setting, the source or the observer does not fit; the message says which and what to do.
         ddfast.runs.RunError: the output folder holds something else, or the disk is full.
     """
+    from ddfast.store import load
+
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="ddfast-") as folder:
+            distill_to(method, source, folder, observer=observer, preset=preset, **settings)
+            return load(folder)
+    distill_to(method, source, out, observer=observer, preset=preset, **settings)
+    return load(out)
+
+
+def distill_to(
+    method: str,
+    source: Source | str | Path | tuple[Any, ...],
+    out: str | Path,
+    *,
+    observer: str | nn.Module | Observer | None = None,
+    preset: str | None = None,
+    **settings: Any,
+) -> None:
+    """:func:`distill` without reading the result back, so that memory does not grow with it."""
     from ddfast.data import open_source
 
     chosen = get_method(method)
@@ -70,4 +92,4 @@ def distill(
     options = RunOptions(**{k: v for k, v in settings.items() if k in run_fields and v is not None})
     named = observer if isinstance(observer, str) or observer is None else None
     config = chosen.configure(preset, observer=named, **{k: v for k, v in settings.items() if k not in run_fields})
-    return chosen.run(open_source(source), Path(out), config, options, observer=None if named else observer)
+    chosen.run(open_source(source), Path(out), config, options, observer=None if named else observer)

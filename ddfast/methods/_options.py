@@ -20,7 +20,7 @@ class RunOptions:
     engine: str = option("auto", "observer forward: auto, torch, compile or openvino")
     stream: str = option("auto", "image decoding: auto, threads, dali or torch")
     workers: int | None = option(None, "decoding threads; 0 decodes in the main thread (default: one a core)")
-    batch_images: int = option(32, "source images a forward batch")
+    batch_images: int | None = option(None, "source images a forward batch (default: 32, on a GPU 128)")
     constant_frame_skip: bool = option(True, "compute only what the patch can influence (exact)")
     resume: bool = option(False, "go on with the run in the output folder")
     overwrite: bool = option(False, "replace the run in the output folder")
@@ -32,17 +32,32 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers: got {self.workers}, expected 0 or more")
-        if self.batch_images < 1:
+        if self.batch_images is not None and self.batch_images < 1:
             raise ValueError(f"batch_images: got {self.batch_images}, expected 1 or more")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite: give one of the two")
-        if self.engine not in {"auto", "torch", "compile", "openvino"}:
-            raise ValueError(f"engine: got {self.engine!r}, expected auto, torch, compile or openvino")
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {', '.join(allowed)}")
 
     def torch_device(self) -> str:
         """``device`` with ``auto`` resolved: CUDA when there is a device."""
-        if self.device != "auto":
-            return self.device
         import torch
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device != "cpu" and not self.device.startswith("cuda"):
+            raise ValueError(f"device: got {self.device!r}, expected auto, cpu, cuda or cuda:N")
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise ValueError(f"device: got {self.device!r}, but PyTorch sees no CUDA device here; give cpu or auto")
+        return self.device
+
+    def images_a_batch(self) -> int:
+        """``batch_images`` with its default for the device."""
+        return self.batch_images or (32 if self.torch_device() == "cpu" else 128)
+
+
+_CHOICES = {
+    "engine": ("auto", "torch", "compile", "openvino"),
+    "stream": ("auto", "threads", "dali", "torch"),
+}

@@ -9,20 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ddfast.store import DistilledSet
-
 # One file or package a method; imported on first use so that `import ddfast.methods` stays cheap.
 _BUILT_IN = ("rded",)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A distillation method: ``run(source, out, config, options, observer=None) -> DistilledSet``."""
+    """A distillation method: ``run(source, out, config, options, observer=None) -> None``, writing to ``out``."""
 
     name: str
     config_class: type
     presets: Mapping[str, Mapping[str, Any]]
-    run: Callable[..., DistilledSet]
+    run: Callable[..., None]
 
     def configure(self, preset: str | None, **values: Any) -> Any:
         """The config of a preset with single values replaced (values that are None keep the preset's).
@@ -39,6 +37,8 @@ class Method:
             hint = f"; did you mean {near[0]!r}?" if near else f"; options: {', '.join(sorted(known))}"
             raise TypeError(f"{self.name} has no option {unknown[0]!r}{hint}")
         chosen = dict(self.presets[preset]) if preset else {}
+        if preset and "preset" in known:
+            chosen["preset"] = preset
         chosen.update({k: v for k, v in values.items() if v is not None})
         return self.config_class(**chosen)
 
@@ -48,10 +48,10 @@ _METHODS: dict[str, Method] = {}
 
 def register_method(
     name: str, *, config_class: type, presets: Mapping[str, Mapping[str, Any]]
-) -> Callable[[Callable[..., DistilledSet]], Callable[..., DistilledSet]]:
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator that registers ``run(source, out, config, options, observer=None)`` as method ``name``."""
 
-    def decorate(run: Callable[..., DistilledSet]) -> Callable[..., DistilledSet]:
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
         _METHODS[name] = Method(name, config_class, presets, run)
         return run
 

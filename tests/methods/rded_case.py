@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ddfast._types import IMAGENET
+
 
 def write_pictures(root: Path, classes: int, each: int, *, side: int = 48, seed: int = 0) -> Path:
     """Class folders ``00000`` ... with blurred noise in a colour of the class, sizes from 40x56 to 70x90."""
@@ -39,6 +41,26 @@ def small_net(classes: int = 4, seed: int = 5) -> nn.Module:
     with torch.no_grad():
         net[-1].weight.mul_(30)  # spread the scores as a trained observer's are
     return net.eval()
+
+
+class TintNet(nn.Module):
+    """Classifies by the mean colour: the nearest of the given normalised ``tints`` [classes, 3]."""
+
+    def __init__(self, tints: torch.Tensor) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, len(tints))
+        self.head.weight.data = 200 * tints
+        self.head.bias.data = -100 * (tints**2).sum(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.mean((2, 3)))
+
+
+def class_tint(root: Path, label: int) -> torch.Tensor:
+    """Mean colour of a class's pictures, normalised as ImageNet."""
+    pixels = [np.array(Image.open(p)).reshape(-1, 3).mean(0) for p in sorted((root / f"{label:05d}").iterdir())]
+    colour = torch.tensor(np.mean(pixels, axis=0) / 255, dtype=torch.float32)
+    return (colour - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)
 
 
 SETTINGS = {

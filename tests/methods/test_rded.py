@@ -137,3 +137,45 @@ def test_presets_are_valid_and_fit_their_data() -> None:
     for name, values in PRESETS.items():
         config = RDEDConfig(**values)
         assert config.patches <= config.mipc, name
+
+
+def test_without_an_output_folder_the_result_is_in_memory(pictures: Path, net: nn.Module, tmp_path: Path) -> None:
+    on_disk = run(pictures, net, tmp_path / "out")
+    in_memory = ddfast.distill("rded", pictures, observer=net, **SETTINGS)
+    assert torch.equal(on_disk.images, in_memory.images)
+
+
+def test_the_manifest_names_the_preset_and_no_machine_paths(pictures: Path, net: nn.Module, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    result = run(pictures, net, tmp_path / "out", preset="smoke", weights=str(tmp_path / "weights.safetensors"))
+    assert result.manifest["preset"] == "smoke"
+    assert result.manifest["config"]["weights"] == "weights.safetensors"
+    assert str(tmp_path) not in (tmp_path / "out" / "manifest.json").read_text()
+    assert str(tmp_path) not in (tmp_path / "out" / "run.json").read_text()
+
+
+def test_tiny_losses_are_ranked_by_their_logits(pictures: Path, net: nn.Module, tmp_path: Path) -> None:
+    """Margins of hundreds: the float32 losses are all zero, the selection is still that of float64."""
+    with torch.no_grad():
+        net[-1].bias.zero_()
+        net[-1].bias[0] = 300.0
+    result = run(pictures, net, tmp_path / "out")
+    config = RDEDConfig(ipc=2, factor=2, mipc=12, num_crop=3, size=32)
+    source, found = open_source(pictures), recorded_selection(result, config)
+    margins = []
+    for position in draw_positions(config, 0, source.count(0)):
+        name = source.sample_id(0, int(position))
+        pixels = torch.from_numpy(np.array(Image.open(pictures / name).convert("RGB"))).permute(2, 0, 1).double() / 255
+        best = np.inf
+        for top, left, side, _ in draw_rrc_boxes(0, 0, [position], [pixels.shape[1:]], 3)[0].tolist():
+            crop = pixels[None, :, top : top + side, left : left + side]
+            patch = F.interpolate(crop, (16, 16), mode="bilinear", antialias=True)[0]
+            mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (IMAGENET.mean, IMAGENET.std))
+            z = net.double()(F.pad((patch - mean) / std, (8, 8, 8, 8))[None])[0].detach()
+            best = min(best, float(torch.logsumexp(z[1:], 0) - z[0]))
+        margins.append((best, int(position), name))
+    wanted = [name for _, _, name in sorted(margins)[: config.patches]]
+    assert max(margins)[0] < -100
+    assert [cell[0] for cell in found[0]] == wanted

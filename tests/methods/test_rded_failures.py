@@ -20,7 +20,7 @@ from torch import nn
 
 import ddfast
 from ddfast.runs import RunError
-from tests.methods.rded_case import SETTINGS, files_of
+from tests.methods.rded_case import SETTINGS, TintNet, class_tint, files_of
 
 Make = Callable[[int, int], Path]
 
@@ -140,6 +140,44 @@ def test_ctrl_c_keeps_finished_classes(
     run(pictures, net, tmp_path / "cut", resume=True, on_progress=lambda event: seen.append(event.done))
     assert seen[0] > 24, "finished classes count as done"
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["_manifest", "load", "save", "finish"])
+def test_an_end_cut_short_loses_nothing_in_safetensors_either(
+    pictures: Path, net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Stops at each step between the last class and the finished set, then resumes."""
+    from ddfast.methods.rded import output
+    from ddfast.runs import Ledger
+    from ddfast.store import DistilledSet
+
+    whole = run(pictures, net, tmp_path / "whole", format="safetensors")
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    where = {"_manifest": (output, "_manifest"), "load": (output, "decode_image"), "save": (DistilledSet, "save"),
+             "finish": (Ledger, "finish")}[name]  # fmt: skip
+    monkeypatch.setattr(*where, stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, net, tmp_path / "cut", format="safetensors")
+    monkeypatch.undo()
+    resumed = run(pictures, net, tmp_path / "cut", format="safetensors", resume=True)
+    assert torch.equal(whole.images, resumed.images)
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+
+
+def test_a_wrong_class_order_is_refused_before_any_work(make_pictures: Make, tmp_path: Path) -> None:
+    """An observer that knows the classes by their tint, asked with its outputs in another order."""
+    root = make_pictures(70, 4)
+    tints = torch.stack([class_tint(root, label) for label in range(70)])
+    right = TintNet(tints)
+    settings = {"ipc": 1, "mipc": 4, "num_crop": 1, "check_classes": True}
+    run(root, right, tmp_path / "right", **settings)
+    wrong = TintNet(tints.roll(1, dims=0))
+    with pytest.raises(ValueError, match="class order"):
+        run(root, wrong, tmp_path / "wrong", **settings)
+    assert not (tmp_path / "wrong").exists()
 
 
 _ZYGOTE = """

@@ -11,13 +11,12 @@ from ddfast.methods.rded.config import PRESETS, RDEDConfig
 if TYPE_CHECKING:
     from ddfast.data import Source
     from ddfast.methods._options import RunOptions
-    from ddfast.store import DistilledSet
 
 __all__ = ["PRESETS", "RDEDConfig"]
 
 
 @register_method("rded", config_class=RDEDConfig, presets=PRESETS)
-def _run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> DistilledSet:
+def _run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> None:
     from ddfast.methods.rded.pipeline import run
 
-    return run(source, out, config, options, observer)
+    run(source, out, config, options, observer)

@@ -32,6 +32,7 @@ class RDEDConfig:
     format: str = option("folder", "folder (JPEG files), png (lossless files) or safetensors")
     jpeg_quality: int = option(75, "JPEG quality of the folder format (the reference's is 75)")
     parity: bool = option(False, "reproduce the reference implementation's files byte for byte (slow)")
+    preset: str | None = option(None, "name of the preset these settings came from", cli=False)
     parity_workers: int = option(0, "loader workers of the reference run to reproduce (its crops depend on them)")
 
     def __post_init__(self) -> None:
@@ -53,8 +54,10 @@ class RDEDConfig:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {' or '.join(allowed)}")
-        if not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"jpeg_quality: got {self.jpeg_quality}, expected 1 to 100")
+        if not 1 <= self.jpeg_quality <= 95:
+            raise ValueError(f"jpeg_quality: got {self.jpeg_quality}, expected 1 to 95 (format png is lossless)")
+        if self.parity and self.precision != "fp32":
+            raise ValueError(f"precision: got {self.precision!r}, expected fp32 with parity")
 
     @property
     def patches(self) -> int:

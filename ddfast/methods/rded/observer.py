@@ -42,10 +42,10 @@ def prepare_observer(
     if observer.random_weights or not options.check_classes:
         why = "random weights" if observer.random_weights else "switched off"
         return Prepared(observer, targets, {"skipped": why})
-    logits, labels = _look(source, stream, observer, targets, options.torch_device())
+    logits, labels = _look(source, stream, observer, options.torch_device())
     from ddfast.nets.class_order import check_class_order
 
-    report = check_class_order(logits, labels, source.class_names)
+    report = check_class_order(logits, labels, source.class_names, outputs=targets, observer_names=observer.class_names)
     return Prepared(observer, targets, {"top1": round(float(report.agreement), 4), "images": len(labels)})
 
 
@@ -67,10 +67,8 @@ def _load(source: Source, config: RDEDConfig, options: RunOptions, given: Any) -
     )
 
 
-def _look(
-    source: Source, stream: Stream, observer: Observer, targets: tuple[int, ...], device: str
-) -> tuple[Tensor, Tensor]:
-    """Logits (restricted to the source's classes) and labels of a few centre-cropped pictures a class."""
+def _look(source: Source, stream: Stream, observer: Observer, device: str) -> tuple[Tensor, Tensor]:
+    """Logits [n, all outputs] and labels of a few centre-cropped pictures of some classes."""
     count = len(source.class_names)
     labels = np.unique(np.linspace(0, count - 1, min(count, _CHECK_IMAGES // 2)).round().astype(np.int64))
     each = min(_CHECK_PER_CLASS, max(2, _CHECK_IMAGES // len(labels)))
@@ -82,7 +80,7 @@ def _look(
         if not crops:
             continue
         with torch.inference_mode():
-            logits.append(module(torch.cat(crops).to(device)).float().cpu()[:, list(targets)])
+            logits.append(module(torch.cat(crops).to(device)).float().cpu())
         truth += [label] * len(crops)
     if not truth:
         raise ValueError(f"{source.name}: not one readable picture among {len(labels)} classes looked at")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ddfast.data import Source
@@ -17,11 +18,10 @@ from ddfast.methods.rded.observer import Prepared
 from ddfast.methods.rded.stages import Chosen
 from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, atomic_write_bytes
-from ddfast.store import Cell, DistilledSet, ImageFormat, assemble_manifest, load, manifest_bytes
+from ddfast.store import Cell, DistilledSet, ImageFormat, assemble_manifest, decode_image, manifest_bytes
 from ddfast.store import class_files as image_files
 from ddfast.store import class_record as image_record
-
-MANIFEST = "manifest.json"
+from ddfast.store.manifest import MANIFEST_FILE
 
 
 def task_names(source: Source) -> list[str]:
@@ -30,8 +30,12 @@ def task_names(source: Source) -> list[str]:
 
 
 def config_json(config: RDEDConfig) -> dict[str, Any]:
-    """The config as JSON values."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    """The config as JSON values; files by name only, since the observer's entry has their contents' SHA-256."""
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    del values["preset"]
+    values["observer"] = Path(config.observer).name if config.observer else None
+    values["weights"] = Path(config.weights).name if config.weights else None
+    return values
 
 
 def settings(source: Source, config: RDEDConfig, observer: Observer) -> dict[str, Any]:
@@ -72,27 +76,41 @@ def class_record(chosen: Chosen, files: Mapping[str, bytes], source: Source, con
 
 def finish(
     ledger: Ledger, out: Path, source: Source, config: RDEDConfig, prepared: Prepared, *, stream_exact: bool
-) -> DistilledSet:
-    """Writes the manifest once every class is done, tidies the folder and returns the set."""
-    if not (out / MANIFEST).exists():
+) -> None:
+    """Writes the manifest once every class is done and tidies the folder; doing it again changes nothing."""
+    if not (out / MANIFEST_FILE).exists():
         _write(ledger, out, source, config, prepared, stream_exact)
     ledger.finish(keep_files=config.format != "safetensors")
     if config.format == "safetensors":
         for folder in out.glob("[0-9][0-9][0-9][0-9][0-9]"):
             shutil.rmtree(folder)
-    return load(out)
 
 
 def _write(
     ledger: Ledger, out: Path, source: Source, config: RDEDConfig, prepared: Prepared, stream_exact: bool
 ) -> None:
     records = [done.record for done in ledger.records().values()]
+    manifest = _manifest(records, source, config, prepared, stream_exact)
+    if config.format != "safetensors":
+        atomic_write_bytes(out / MANIFEST_FILE, manifest_bytes(manifest))
+        return
+    # The manifest is written last, by save: whoever finds one finds the images too.
+    images = np.stack([decode_image((out / entry["file"]).read_bytes()) for entry in manifest["images"]])
+    labels = torch.tensor([entry["label"] for entry in manifest["images"]], dtype=torch.int64)
+    distilled = DistilledSet(torch.from_numpy(images), labels, tuple(source.class_names), manifest)
+    distilled.save(out, format="safetensors")
+
+
+def _manifest(
+    records: list[dict[str, Any]], source: Source, config: RDEDConfig, prepared: Prepared, stream_exact: bool
+) -> dict[str, Any]:
     observer = prepared.observer
     manifest = assemble_manifest(
         records,
         class_names=source.class_names,
         resolution=(config.size, config.size),
         method="rded",
+        preset=config.preset,
         config=config_json(config),
         source={"name": source.name, "fingerprint": source.fingerprint()},
         observer={
@@ -109,14 +127,7 @@ def _write(
         "changed": sum(record["changed"] for record in records),
         "exact_pixels": stream_exact,
     }
-    data = manifest_bytes(manifest)
-    if config.format != "safetensors":
-        atomic_write_bytes(out / MANIFEST, data)
-        return
-    atomic_write_bytes(out / MANIFEST, data)
-    distilled = load(out)
-    (out / MANIFEST).unlink()
-    distilled.save(out, format="safetensors")
+    return manifest
 
 
 def _totals(records: list[dict[str, Any]]) -> dict[str, int]:

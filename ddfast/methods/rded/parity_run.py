@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ddfast._types import IMAGENET
@@ -17,14 +19,15 @@ from ddfast.methods.rded.observer import Prepared
 from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.runs import Progress, open_ledger
-from ddfast.store import Cell, DistilledSet, class_record
+from ddfast.store import Cell, class_record
 
 
-def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> DistilledSet:
+def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> None:
     """Reproduces the reference's files for a seeded run; see :mod:`ddfast.methods.rded.parity`.
 
     ``observer`` may be a model name, a file, a module, or a function that builds a module (called after seeding, so
-    that its random initialisation draws from the same stream as in the reference).
+    that its random initialisation draws from the same stream as in the reference).  Runs on the CPU; of the options,
+    only ``resume``, ``overwrite`` and ``quiet`` matter.
 
     Raises:
         ValueError: a source that is not class folders, or fewer than ``mipc`` files in a folder.
@@ -54,27 +57,45 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
                         task.write_bytes(path, data)
                     task.complete(_record(source, item, result, files, config))
                 progress.update()
-        return output.finish(ledger, out, source, config, prepared, stream_exact=True)
+        output.finish(ledger, out, source, config, prepared, stream_exact=True)
 
 
-def _prepare(source: Source, config: RDEDConfig, given: Any) -> tuple[Prepared, Any]:
-    def build() -> Observer:
-        spec = given if given is not None else config.observer
-        if isinstance(spec, Observer):
-            return spec
-        if callable(spec) and not isinstance(spec, nn.Module):
-            spec = spec()
-        if spec is None:
-            raise ValueError("observer: none given; parity needs a model name, a checkpoint file or a module")
-        return load_observer(
-            spec, weights=config.weights, input_size=config.size, random_weights=config.random_weights,
-            normalization=IMAGENET,
-        )  # fmt: skip
-
-    observer, generator = parity.seeded_observer(build, config.seed)
-    observer.module.eval()
+def _prepare(source: Source, config: RDEDConfig, given: Any) -> tuple[Prepared, torch.Generator]:
+    """The observer, and torch's generator in the state in which the reference's construction of it leaves it."""
+    spec = config.observer if given is None else given
+    if callable(spec) and not isinstance(spec, nn.Module):
+        module, generator = parity.seeded_observer(spec, config.seed)
+        observer = _load(module, config)
+    else:
+        observer = spec if isinstance(spec, Observer) else _load(spec, config)
+        name = observer.name if isinstance(spec, str) else ""
+        _, generator = parity.seeded_observer(partial(_construct_as_reference, name, observer, source), config.seed)
     targets = tuple(map_classes(source.class_names, observer.num_classes, observer.class_names).tolist())
     return Prepared(observer, targets, {"skipped": "parity"}), generator
+
+
+def _load(spec: Any, config: RDEDConfig) -> Observer:
+    if spec is None:
+        raise ValueError("observer: none given; parity needs a model name, a checkpoint file or a module")
+    return load_observer(
+        spec, weights=config.weights, input_size=config.size, random_weights=config.random_weights,
+        normalization=IMAGENET,
+    )  # fmt: skip
+
+
+def _construct_as_reference(name: str, observer: Observer, source: Source) -> None:
+    """Builds what the reference builds before it loads weights, only to draw the same random numbers.
+
+    A ConvNet is built for its classes; a torchvision network always with 1000 outputs, and a second time for
+    ImageNet-1K.  A module that the caller built draws nothing.
+    """
+    if not name:
+        return
+    if name.startswith("conv"):
+        load_observer(name, num_classes=observer.num_classes, input_size=observer.input_size, random_weights=True)
+        return
+    for _ in range(2 if len(source.class_names) == 1000 else 1):
+        load_observer(name, num_classes=1000, input_size=observer.input_size, random_weights=True)
 
 
 def _record(

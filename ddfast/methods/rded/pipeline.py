@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,21 @@ from ddfast.methods.rded.observer import prepare_observer
 from ddfast.methods.rded.report import Report
 from ddfast.methods.rded.scorer import Scorer, draw_positions
 from ddfast.runs import Ledger, Progress, Task, open_ledger, refuse_occupied
-from ddfast.store import DistilledSet
 
 _WRITING_AT_ONCE = 2
 
 
-def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> DistilledSet:
+def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> None:
     """Distils ``source`` into ``out``; see :func:`ddfast.distill`.
 
     Raises:
         ValueError: settings, source and observer do not fit together, or a class has too few readable pictures.
         ddfast.runs.RunError: the output folder holds something else, or the disk is full.
     """
-    if config.parity:
-        return parity_run.run(source, out, config, options, observer)
     refuse_occupied(out, resume=options.resume, overwrite=options.overwrite)
+    if config.parity:
+        parity_run.run(source, out, config, options, observer)
+        return
     require_images(source, config.patches, f"ipc={config.ipc} with factor={config.factor}")
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     stream = open_stream(options.stream, workers=workers, device=options.torch_device())
@@ -43,18 +44,19 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
         with report.stage("observer"):
             prepared = prepare_observer(source, stream, config, options, observer)
         tasks = output.task_names(source)
-        settings = output.settings(source, config, prepared.observer)
+        with report.stage("listing the source"):
+            settings = output.settings(source, config, prepared.observer)
         with open_ledger(out, tasks, settings, resume=options.resume, overwrite=options.overwrite) as ledger:
             if not ledger.finished():
                 with report.stage("calibration"):
                     scorer = Scorer(source, stream, prepared.observer, config, options, prepared.targets)
                 _Run(source, stream, scorer, config, options, ledger, report).all()
-            result = output.finish(ledger, out, source, config, prepared, stream_exact=stream.exact)
+            with report.stage("manifest"):
+                output.finish(ledger, out, source, config, prepared, stream_exact=stream.exact)
     finally:
         stream.close()
     if not options.quiet:
-        report.show(out, result)
-    return result
+        report.show(out, len(source.class_names))
 
 
 class _Run:
@@ -92,7 +94,11 @@ class _Run:
         )  # fmt: skip
         scores: stages.ClassScores | None = None
         batches = self.stream.crops(
-            self.source, self._groups(), request, self._draw, batch_images=self.options.batch_images
+            self.source,
+            self._groups(),
+            request,
+            partial(_draw, self.config),
+            batch_images=self.options.images_a_batch(),
         )
         try:
             for batch in self.report.timed("waiting for crops", batches):
@@ -118,9 +124,6 @@ class _Run:
             label = self.labels[task.id]
             self.held[label] = task
             yield label, draw_positions(self.config, label, self.source.count(label))
-
-    def _draw(self, label: int, positions: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
-        return draw_rrc_boxes(self.config.seed, label, positions, sizes, self.config.num_crop, self.config.scale)
 
     def _check(self, failures: list[Any]) -> None:
         if failures and self.options.strict:
@@ -150,3 +153,8 @@ class _Run:
                 for name, data in files.items():
                     task.write_bytes(name, data)
                 task.complete(output.class_record(chosen, files, self.source, self.config))
+
+
+def _draw(config: RDEDConfig, label: int, positions: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Crop boxes of some pictures; a plain function, so that loader processes can take it along."""
+    return draw_rrc_boxes(config.seed, label, positions, sizes, config.num_crop, config.scale)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from ddfast.data import DecodeError, Source, decode_image
 from ddfast.methods._options import RunOptions
 from ddfast.methods.rded.config import RDEDConfig
 
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from ddfast.data import CropBatch
     from ddfast.methods.rded.scorer import Scorer
     from ddfast.methods.rded.stages import Chosen
-    from ddfast.store import DistilledSet
 
 T = TypeVar("T")
 _PEAK_SIDE = 1536
+_DECODED = 8
 
 
 class Report:
@@ -37,6 +38,7 @@ class Report:
         self.changed = self.widened = 0
         self.todo = 0
         self.info: dict[str, object] = {}
+        self.decode_seconds, self.threads = 0.0, 1
         self.precision = config.precision
         self.device = options.torch_device()
 
@@ -63,6 +65,7 @@ class Report:
     def classes(self, todo: int, scorer: Scorer) -> None:
         """Notes how many classes are to be done and by which forward."""
         self.todo, self.info = todo, dict(scorer.first.info)
+        self.decode_seconds, self.threads = measure_decode(scorer.source), scorer.threads
 
     def count(self, batch: CropBatch) -> None:
         """Counts a scored batch."""
@@ -77,10 +80,10 @@ class Report:
         self.changed += chosen.changed
         self.widened += sum(level.widened for level in chosen.levels)
 
-    def lines(self, out: Path, result: DistilledSet) -> list[str]:
+    def lines(self, out: Path, classes: int) -> list[str]:
         """The report as text."""
         wall = time.perf_counter() - self.began
-        text = [f"rded: {len(result.images)} images of {len(result.class_names)} classes in {out} ({wall:.1f} s)"]
+        text = [f"rded: {classes * self.config.ipc} images of {classes} classes in {out} ({wall:.1f} s)"]
         if not self.todo:
             return [*text, "  the run was complete already"]
         rate = self.images / max(self.seconds.get("scoring", 0) + self.seconds.get("waiting for crops", 0), 1e-9)
@@ -100,11 +103,17 @@ class Report:
             text.append(f"  {self.failures} unreadable files skipped (listed in manifest.json)")
         return text
 
-    def show(self, out: Path, result: DistilledSet) -> None:
+    def show(self, out: Path, classes: int) -> None:
         """Prints the report to standard error."""
-        print("\n".join(self.lines(out, result)), file=sys.stderr)
+        print("\n".join(self.lines(out, classes)), file=sys.stderr)
 
     def _limit(self, stage: str, seconds: float) -> str:
+        if stage == "waiting for crops" and self.decode_seconds:
+            least = self.images * self.decode_seconds / max(self.threads, 1)
+            return (
+                f"; decoding alone takes {1e3 * self.decode_seconds:.2f} ms a picture, {least:.2f} s in all on "
+                f"{max(self.threads, 1)} threads, beside the scoring"
+            )
         macs = self.info.get("macs_active")
         if stage != "scoring" or not isinstance(macs, int) or not self.crops:
             return ""
@@ -116,11 +125,29 @@ class Report:
 def measure_peak(precision: str, device: str) -> float:
     """Floating-point operations per second of a large matrix product in this precision, best of a few."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a = torch.ones(_PEAK_SIDE, _PEAK_SIDE, dtype=dtype, device=device)
+    side = _PEAK_SIDE if device == "cpu" else 8192  # a small product only measures the launch on a GPU
+    a = torch.ones(side, side, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(6):
         begin = time.perf_counter()
         product = a @ a
         product[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - begin)
-    return 2.0 * _PEAK_SIDE**3 / best
+    return 2.0 * side**3 / best
+
+
+def measure_decode(source: Source) -> float:
+    """Seconds to decode one picture on one core, the mean over a few; 0 for sources that hold pixels."""
+    spent = []
+    for label in range(0, len(source.class_names), max(1, len(source.class_names) // _DECODED)):
+        if not source.count(label):
+            continue
+        try:
+            data = source.load(label, 0)
+            begin = time.perf_counter()
+            if isinstance(data, bytes):
+                decode_image(data)
+                spent.append(time.perf_counter() - begin)
+        except (DecodeError, OSError):
+            continue  # the run itself reports unreadable files
+    return sum(spent) / len(spent) if spent else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,7 +30,10 @@ _DTYPES = {"fp64": torch.float64}
 # Many times the largest error of a small sample; an error beyond it is noticed at re-scoring and widens the bound.
 _SAFETY = {"bf16": 3.0, "fp32": 8.0}
 _SAMPLES = {"bf16": 64, "fp32": 8}
-_DECODE_CHUNK = 32
+# What crop_score's float32 arithmetic may add to the first level: a few roundings of the loss, and of t where t > 0.
+_FLOAT32_NOISE = 4e-6
+_TINIEST_LOSS = 1e-34  # below it float32 loses digits; such scores are taken from the logits in float64
+_DECODE_CHUNK = 8
 _RESCORED_AT_ONCE = 10
 
 
@@ -80,6 +84,7 @@ class Scorer:
         self.source, self.stream, self.observer, self.config = source, stream, observer, config
         self.targets = list(targets)
         self.device = options.torch_device()
+        self.threads = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
         self._options = options
         self._forwards: dict[str, Forward] = {}
         try:
@@ -108,7 +113,14 @@ class Scorer:
 
     def levels(self) -> list[Level]:
         """Fresh levels with the calibrated bounds."""
-        return [Level(name, delta) for name, delta in zip(self.names, [*self.deltas, 0.0], strict=True)]
+        levels = [Level(name, delta) for name, delta in zip(self.names, [*self.deltas, 0.0], strict=True)]
+        levels[0].delta += _FLOAT32_NOISE
+        levels[0].relative = _FLOAT32_NOISE
+        return levels
+
+    def learn(self, levels: Sequence[Level]) -> None:
+        """Keeps bounds that a class found too tight, for the classes after it."""
+        self.deltas = [max(old, level.delta) for old, level in zip(self.deltas, levels, strict=False)]
 
     def score(self, crops: Tensor, label: int) -> NDArray[np.float64]:
         """First-level margins of a batch of patches [n, 3, p, p] of one class."""
@@ -116,7 +128,11 @@ class Scorer:
             logits = self.first(crops)
             target = torch.full((len(logits),), self.targets[label], dtype=torch.int64, device=logits.device)
             loss = ops.crop_score(logits[:, None], target)[0][:, 0]
-        return loss_to_margin(loss.cpu().numpy())
+        t = loss_to_margin(loss.cpu().numpy())
+        tiny = (loss < _TINIEST_LOSS).nonzero()[:, 0]
+        if len(tiny):
+            t[tiny.cpu().numpy()] = margins(logits[tiny], target[tiny].cpu())
+        return t
 
     def rescore(self, precision: str, sample: Sample) -> NDArray[np.float64]:
         """Margins of single crops at another precision; each picture is decoded again."""

@@ -22,11 +22,12 @@ Rescore = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
 
 @dataclass
 class Level:
-    """One precision: its name, the bound ``delta`` on its error in ``t``, and ``rescore(images, crops) -> t``."""
+    """One precision: ``rescore(images, crops) -> t``, and the bound ``delta + relative * |t|`` on its error."""
 
     name: str
     delta: float
     rescore: Rescore | None = None
+    relative: float = 0.0
     scored: int = 0
     worst: float = 0.0  # largest |t - t of the next level| seen
     widened: int = 0
@@ -114,7 +115,7 @@ def select(t: NDArray[np.float64], keep: int, levels: Sequence[Level]) -> Select
     levels[0].scored += t.size
     scores = _Scores(t.copy(), np.zeros(t.shape, dtype=np.int64))
     while True:
-        delta = np.array([lv.delta for lv in levels[:-1]] + [0.0])[scores.level]
+        delta = _bounds(scores, levels)
         open_ = open_crops(scores.t, delta, keep) & (scores.level < len(levels) - 1)
         if not open_.any():
             break
@@ -125,6 +126,14 @@ def select(t: NDArray[np.float64], keep: int, levels: Sequence[Level]) -> Select
     return Selection(images, crops, scores.t[images, crops], changed)
 
 
+def _bounds(scores: _Scores, levels: Sequence[Level]) -> NDArray[np.float64]:
+    fixed = np.array([level.delta for level in levels[:-1]] + [0.0])[scores.level]
+    relative = np.array([level.relative for level in levels[:-1]] + [0.0])[scores.level]
+    size = np.where(np.isfinite(scores.t), np.abs(scores.t), 0.0)
+    bounds: NDArray[np.float64] = fixed + relative * size
+    return bounds
+
+
 def _promote(scores: _Scores, levels: Sequence[Level], which: NDArray[np.bool_], level: int) -> None:
     images, crops = np.nonzero(which)
     target = levels[level + 1]
@@ -132,12 +141,15 @@ def _promote(scores: _Scores, levels: Sequence[Level], which: NDArray[np.bool_],
         raise ValueError(f"levels: {target.name} has no rescore function")
     t = target.rescore(images, crops)
     target.scored += len(images)
+    if np.isnan(t).any():
+        raise ValueError(f"{target.name}: the observer's scores of {int(np.isnan(t).sum())} crops are NaN")
     both = np.isfinite(t) & np.isfinite(scores.t[images, crops])
     worst = float(np.abs(t - scores.t[images, crops])[both].max(initial=0.0))
+    known = np.abs(scores.t[images, crops])[both].max(initial=0.0) * levels[level].relative
     scores.t[images, crops] = t
     scores.level[images, crops] = level + 1
     levels[level].worst = max(levels[level].worst, worst)
-    if worst > levels[level].delta:
+    if worst > levels[level].delta + known:
         # The bound was too tight: widen it, and the caller's loop looks at everything again.
         levels[level].delta = 2 * worst
         levels[level].widened += 1

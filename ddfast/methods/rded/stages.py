@@ -16,7 +16,7 @@ from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.scorer import Sample, Scorer, box_tensors
 from ddfast.methods.rded.selection import Level, Selection, margin_to_loss, select
 
-_MOSAICS_AT_ONCE = 8
+_PATCHES_AT_ONCE = 16  # pictures decoded at the same time
 
 
 @dataclass
@@ -62,7 +62,7 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
         raise ValueError(
             f"class {name}: {len(positions)} readable pictures, but ipc={config.ipc} with factor={config.factor} needs "
             f"{config.patches}: {config.patches - len(positions)} missing ({len(scores.failures)} unreadable files "
-            "were skipped); add pictures or give a smaller ipc or factor"
+            f"were skipped); give mipc larger than {config.mipc} if the folder has more, or a smaller ipc or factor"
         )
     t, boxes = np.concatenate(scores.t), np.concatenate(scores.boxes)
     if np.isnan(t).any():
@@ -77,6 +77,7 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
     for level in levels[1:]:
         level.rescore = _rescorer(scorer, level.name, scores.label, positions, boxes)
     chosen: Selection = select(t, config.patches, levels)
+    scorer.learn(levels)
     return Chosen(
         scores.label, positions[chosen.images], boxes[chosen.images, chosen.crops], margin_to_loss(chosen.t),
         sorted(scores.failures, key=lambda f: f.position), levels, chosen.changed,
@@ -98,9 +99,10 @@ def stitch(
     Rank r goes to mosaic ``r mod ipc``, cell ``r // ipc``.
     """
     cells = config.factor**2
+    step = max(1, _PATCHES_AT_ONCE // cells)
     mosaics = []
-    for start in range(0, config.ipc, _MOSAICS_AT_ONCE):
-        images = np.arange(start, min(start + _MOSAICS_AT_ONCE, config.ipc))
+    for start in range(0, config.ipc, step):
+        images = np.arange(start, min(start + step, config.ipc))
         ranks = (images[:, None] + config.ipc * np.arange(cells)).ravel()
         unique, index = np.unique(chosen.positions[ranks], return_inverse=True)
         pictures = stream.decode(source, chosen.label, unique)
