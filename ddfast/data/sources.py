@@ -36,7 +36,7 @@ class Source(Protocol):
         """The encoded file, or uint8 [H, W, 3] RGB pixels."""
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over class names, sample ids and sizes or contents."""
+        """SHA-256 (hex) over class names and sample ids, and over the pixels where they are in memory."""
 
 
 def open_source(spec: str | Path | Source | tuple[Any, ...]) -> Source:

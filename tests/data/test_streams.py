@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from ddfast.data.decode import DecodeError, DecodeOptions, decode_image
 from ddfast.data.folder import FolderSource
 from ddfast.data.streams import open_stream
 from ddfast.data.threads_stream import ThreadStream
+from ddfast.data.torch_stream import _Batches
 from ddfast.ops import use_backend
 from tests.data.data_helpers import DrawRRC, encode, make_class_folders, picture
 
@@ -407,3 +409,13 @@ def test_open_stream() -> None:
         with pytest.raises(ValueError, match="workers: got -1"):
             open_stream(name, workers=-1)
         open_stream(name, workers=0).close()
+
+
+def test_the_loaders_data_set_can_be_pickled(source: FolderSource) -> None:
+    """Worker processes that are not forked (the rule from Python 3.14 on) receive it that way."""
+    data = _Batches(source, REQUEST, DrawRRC(CROPS), DecodeOptions())
+    (plan,) = plan_batches([(1, np.arange(2))], 4)
+    ours, theirs = data[plan], pickle.loads(pickle.dumps(data))[plan]
+    assert isinstance(ours, CropBatch)
+    assert torch.equal(ours.crops, theirs.crops)
+    assert pickle.loads(pickle.dumps(plan)).label == 1
