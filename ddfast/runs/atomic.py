@@ -8,8 +8,10 @@ permission or an interrupt leaves neither the file nor its temporary; only a kil
 from __future__ import annotations
 
 import errno
+import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -153,20 +155,41 @@ def discard(temporaries: Iterable[Path]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporaries(folder: str | os.PathLike[str]) -> int:
-    """Remove what killed processes left in ``folder`` (not below it).
+def remove_temporaries(folder: str | os.PathLike[str], *, idle: float = 0.0) -> int:
+    """Remove what killed processes left in ``folder`` (not below it): files, and folders with all they hold.
 
-    Call it only when nobody writes there any more.
+    Args:
+        folder: where to look.
+        idle: leave what changed in the last ``idle`` seconds, by the file system's clock; 0 only when nobody writes
+            there any more.
 
     Returns:
-        How many files were removed; 0 if the folder does not exist.
+        How many entries were removed; 0 if the folder does not exist.
     """
+    root = Path(folder)
     try:
-        found = [entry for entry in Path(folder).iterdir() if entry.name.startswith(TEMPORARY_PREFIX)]
+        found = [entry for entry in root.iterdir() if entry.name.startswith(TEMPORARY_PREFIX)]
     except FileNotFoundError:
         return 0
-    discard(found)
+    if found and idle > 0:
+        probe = stage_bytes(root / "clock", b"")
+        limit = _changed(probe) - idle
+        discard([probe])
+        found = [entry for entry in found if _changed(entry) <= limit]
+    for entry in found:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
     return len(found)
+
+
+def _changed(path: Path) -> float:
+    """Time of the last change of a file, or of anything in a folder; infinite if it is gone."""
+    try:
+        return max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return math.inf
 
 
 def flush_folder(folder: str | os.PathLike[str]) -> None:

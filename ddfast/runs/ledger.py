@@ -307,6 +307,8 @@ class Ledger:
         paths = [self.root / name for record in records.values() for name in record.files]
         for directory in {path.parent for path in paths}:
             remove_temporaries(directory)
+        # beside the results other workers may be writing the same few files at this moment
+        remove_temporaries(self.root, idle=self._book.expiry)
         if not keep_files:
             discard(paths)
         self._book.close()

@@ -44,6 +44,23 @@ def test_tasks_come_in_order_and_results_are_recorded(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "run/00001")) == ["a.bin", "b.bin"]
 
 
+def test_finish_sweeps_what_killed_workers_left_beside_the_results(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path, TASKS, CONFIG) as ledger:
+        do(ledger)
+        old, fresh = time.time() - 3600, []
+        for name in ("dead", "live"):
+            file, building = tmp_path / f".ddfast-tmp-{name}-manifest.json", tmp_path / f".ddfast-tmp-{name}-run"
+            building.mkdir()
+            for path in (file, building / "images.safetensors"):
+                path.write_bytes(b"part")
+            fresh += [file.name, building.name] if name == "live" else []
+            for path in (file, building / "images.safetensors", building):
+                if name == "dead" or path is building:  # a folder looks old while a file in it grows
+                    os.utime(path, (old, old))
+        ledger.finish()
+    assert sorted(os.listdir(tmp_path)) == sorted([*fresh, "00000", "00001", "00002", "records.json", "run.json"])
+
+
 def test_resume_does_only_what_is_missing(tmp_path: Path) -> None:
     with Ledger.create(tmp_path, TASKS, CONFIG) as ledger:
         assert do(ledger, limit=1) == TASKS[:1]
