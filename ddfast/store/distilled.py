@@ -21,11 +21,15 @@ from ddfast.store.files import (
     EXTRAS_FILE,
     IMAGES_FILE,
     RUN_FILE,
+    TEMPORARY_PREFIX,
+    explain,
+    flush,
     is_open_run,
     move_into_place,
     read_images,
     read_tensors,
     threads,
+    write_tensors,
 )
 from ddfast.store.layout import image_name, scan_folder
 from ddfast.store.manifest import (
@@ -120,6 +124,8 @@ class DistilledSet:
     ) -> Path:
         """Write the set to a new folder. The folder appears when all of it is written, or not at all.
 
+        Tensors and manifest are flushed to the disk first, so that what the set was made of may be deleted then.
+
         Args:
             path: a folder that does not exist or is empty, or the folder of a ddfast run that has no manifest yet (the
                 manifest then comes last).
@@ -144,16 +150,20 @@ class DistilledSet:
         if target.exists() and not inside and (not target.is_dir() or any(target.iterdir())):
             raise FileExistsError(f"{target}: exists and is not an empty folder; choose another or delete it first")
         parent = target if inside else target.parent
-        building = parent / f".ddfast-tmp-{secrets.token_hex(6)}-{target.name}"
+        building = parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}"
         try:
             building.mkdir(parents=True)
             files = self._folder_files(options) if format == "folder" else {}
             sizes = self._write(building, files, safetensors=format == "safetensors")
             manifest = self.described(format, options, list(files), sizes)
             (building / MANIFEST_FILE).write_bytes(manifest_bytes(manifest))
+            flush(building / MANIFEST_FILE)
+            flush(building)
             move_into_place(building, target, inside=inside)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise explain(error, target) from error
             raise
         return target
 
@@ -249,8 +259,6 @@ class DistilledSet:
             return dict(zip(names, pool.map(options.encode, arrays), strict=True))
 
     def _write(self, folder: Path, files: Mapping[str, bytes], *, safetensors: bool) -> dict[str, int]:
-        from safetensors.torch import save_file
-
         for name, data in files.items():
             path = folder / name
             path.parent.mkdir(exist_ok=True)
@@ -258,9 +266,9 @@ class DistilledSet:
         extras = {name: extra.detach().cpu().contiguous() for name, extra in self.extras.items()}
         if safetensors:
             tensors = {"images": self.images.cpu().contiguous(), "labels": self.labels.cpu().contiguous(), **extras}
-            save_file(tensors, folder / IMAGES_FILE)
+            write_tensors(folder / IMAGES_FILE, tensors)
         elif extras:
-            save_file(extras, folder / EXTRAS_FILE)
+            write_tensors(folder / EXTRAS_FILE, extras)
         return {name: len(data) for name, data in files.items()}
 
     @classmethod

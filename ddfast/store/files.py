@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,8 @@ from torch import Tensor
 from ddfast.store.codec import decode_image
 from ddfast.store.manifest import MANIFEST_FILE
 
+# as in ddfast.runs, which this layer may not import; a run sweeps what has this prefix
+TEMPORARY_PREFIX = ".ddfast-tmp-"
 RUN_FILE = "run.json"
 IMAGES_FILE = "images.safetensors"
 EXTRAS_FILE = "extras.safetensors"
@@ -38,6 +42,7 @@ def move_into_place(building: Path, target: Path, *, inside: bool) -> None:
         if target.exists():
             target.rmdir()
         os.rename(building, target)
+        flush(target.parent)
         return
     for entry in sorted(building.rglob("*"), key=lambda entry: entry.name == MANIFEST_FILE):
         place = target / entry.relative_to(building)
@@ -45,7 +50,55 @@ def move_into_place(building: Path, target: Path, *, inside: bool) -> None:
             place.mkdir(exist_ok=True)
         else:
             os.replace(entry, place)
+    flush(target)
     shutil.rmtree(building)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file and flush it to the disk.
+
+    Raises:
+        OSError: the disk is full or refuses; also where safetensors reports it as an error of its own.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
+    flush(path)
+
+
+def flush(path: Path) -> None:
+    """fsync a file or folder, so that it survives a power cut; folders only where the system can."""
+    folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    except OSError:
+        if folder:  # Windows cannot open folders, and a folder may be writable but not readable
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not folder or error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems
+            raise
+    finally:
+        os.close(handle)
+
+
+def explain(error: OSError, target: Path) -> OSError:
+    """``error`` with what to do about it when the disk is full or refuses; any other as it is."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = "free some space and write the set again"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = "make the folder writable or choose another"
+    else:
+        return error
+    reason = error.strerror or "refused"
+    return OSError(error.errno, f"{reason} while writing the set; nothing half-written was left, {hint}", str(target))
 
 
 def threads() -> int:

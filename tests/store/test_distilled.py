@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,13 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 
 import ddfast
 from ddfast._types import IMAGENET
+from ddfast.runs import atomic
+from ddfast.runs import folder as run_folder
 from ddfast.store import DistilledSet, ImageFormat, assemble_manifest, class_files, class_record, load, manifest_bytes
+from ddfast.store import files as store_files
 
 NAMES = ("tench", "../escape", "chain saw")
 
@@ -215,6 +221,37 @@ def test_save_refuses_folders_in_use_and_leaves_nothing_on_failure(
     with pytest.raises(OSError, match="No space left"):
         make().save(tmp_path / "set")
     assert sorted(os.listdir(tmp_path)) == ["file", "used"]
+
+
+def test_tensors_are_on_the_disk_before_the_set_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, flushed = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        flushed.append((os.fstat(handle).st_ino, (tmp_path / "set").exists()))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    make().save(tmp_path / "set", format="safetensors")
+    for name in ("images.safetensors", "manifest.json"):
+        assert ((tmp_path / "set" / name).stat().st_ino, False) in flushed
+    assert (tmp_path.stat().st_ino, True) in flushed
+
+
+def test_a_full_disk_while_tensors_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"part")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match=r"No space left .* free some space and write the set again") as caught:
+        make().save(tmp_path / "set", format="safetensors")
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_temporary_prefix_is_that_of_runs() -> None:
+    assert store_files.TEMPORARY_PREFIX == atomic.TEMPORARY_PREFIX
+    assert store_files.RUN_FILE == run_folder.RUN_FILE
 
 
 def test_save_into_an_existing_empty_folder(tmp_path: Path) -> None:
