@@ -9,7 +9,8 @@ assignment found in noise does not count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Counts = NDArray[np.int64]
+# Fewer cannot show even a perfect observer's new order beyond four standard deviations.
+MIN_SAMPLES = 17
 
 
 class ClassOrderError(ValueError):
@@ -34,7 +37,8 @@ class ClassOrderReport:
     ``agreement``: share of samples whose top-1 prediction is the output of their folder; ``reordered``: the same under
     ``proposal``, judged on samples that took no part in the vote; ``chance``: 1 / outputs; ``proposal``: likely output
     of each folder; ``own`` and ``voted``: per folder, share predicted as its present and as its proposed output;
-    ``counted``: samples per folder.
+    ``counted``: samples per folder; ``judged``: False when the pictures were too few to tell. Folders that were not
+    sampled, or less than the others, take no part: their ``counted`` is 0 and their ``proposal`` the present output.
     """
 
     samples: int
@@ -45,6 +49,7 @@ class ClassOrderReport:
     own: tuple[float, ...]
     voted: tuple[float, ...]
     counted: tuple[int, ...]
+    judged: bool
 
 
 def _assign(counts: Counts, outputs: Counts) -> Counts:
@@ -79,6 +84,26 @@ def _halves(labels: Counts) -> NDArray[np.bool_]:
     return half
 
 
+def _sampled(labels: Counts, folders: int, min_per_class: int) -> tuple[Counts, bool]:
+    """Folders to judge, and whether they have pictures enough: some folders may be left out or hardly readable."""
+    counts = np.bincount(labels, minlength=folders)
+    enough = np.flatnonzero(counts >= max(min_per_class, 1))
+    judged = int(counts[enough].sum()) >= MIN_SAMPLES
+    return (enough if len(enough) else np.flatnonzero(counts)).astype(np.int64), judged
+
+
+def _spread(report: ClassOrderReport, chosen: Counts, outputs: Counts, judged: bool) -> ClassOrderReport:
+    """The report on ``chosen`` folders as one on all folders."""
+    columns: dict[str, Any] = {"proposal": outputs.tolist()} | {
+        name: [0] * len(outputs) for name in ("own", "voted", "counted")
+    }
+    for name, column in columns.items():
+        for folder, value in zip(chosen.tolist(), getattr(report, name), strict=True):
+            column[folder] = value
+    full: dict[str, Any] = {name: tuple(column) for name, column in columns.items()}
+    return replace(report, judged=judged, **full)
+
+
 def _report(predictions: Counts, labels: Counts, outputs: Counts, width: int) -> ClassOrderReport:
     folders, total = len(outputs), len(labels)
     half = _halves(labels)
@@ -97,6 +122,7 @@ def _report(predictions: Counts, labels: Counts, outputs: Counts, width: int) ->
         own=tuple(float(v) for v in whole[rows, outputs] / size),
         voted=tuple(float(v) for v in whole[rows, proposal] / size),
         counted=tuple(int(v) for v in whole.sum(1)),
+        judged=True,
     )
 
 
@@ -109,9 +135,7 @@ def _swapped(report: ClassOrderReport, outputs: Counts) -> list[int]:
     return members.tolist() if set(proposal[members]) == set(outputs[members]) and len(members) >= 2 else []
 
 
-def _misordered(report: ClassOrderReport, outputs: Counts, min_per_class: int) -> bool:
-    if report.samples < min_per_class * len(outputs):
-        return False
+def _misordered(report: ClassOrderReport, outputs: Counts) -> bool:
     gain = report.reordered - report.agreement
     noise = np.sqrt(max(report.reordered, 1.0 / report.samples) / report.samples)
     wholesale = report.agreement < 0.5 * report.reordered and gain > 4 * noise
@@ -145,11 +169,13 @@ def check_class_order(
 
     ``logits`` [n, outputs] float; ``labels`` [n] int, folder index; ``class_names``: the folders' names; ``outputs``:
     observer output of each folder (see :func:`ddfast.nets.classes.map_classes`; default: the folder's index);
-    ``observer_names``: names of the outputs, for the message only. Five to twenty samples a class are plenty.
+    ``observer_names``: names of the outputs, for the message only. Only folders with at least ``min_per_class`` samples
+    are judged, so some of many folders may be looked at. Five to twenty samples a class are plenty; of two samples a
+    class, take some sixty classes.
 
     Raises :class:`ClassOrderError` when another assignment explains the predictions at least twice as well, beyond
-    noise, or when folders plainly exchanged their outputs. A weak observer in the right order passes, and so does a
-    sample of fewer than ``min_per_class`` pictures a class. Not meant for random weights.
+    noise, or when folders plainly exchanged their outputs. A weak observer in the right order passes, and so does
+    too small a sample; the report's ``judged`` is then False. Not meant for random weights.
     """
     if logits.dim() != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
@@ -166,11 +192,16 @@ def check_class_order(
     target = labels.detach().cpu().to(torch.int64).numpy()
     if target.size and (target.min() < 0 or target.max() >= folders):
         raise ValueError(f"labels: got {target.min()} to {target.max()}, expected 0 to {folders - 1}")
-    report = _report(logits.detach().argmax(1).cpu().numpy().astype(np.int64), target, mapped, width)
-    if not _misordered(report, mapped, min_per_class):
+    predictions = logits.detach().argmax(1).cpu().numpy().astype(np.int64)
+    chosen, judged = _sampled(target, folders, min_per_class)
+    kept = np.isin(target, chosen)
+    part = _report(predictions[kept], np.searchsorted(chosen, target[kept]), mapped[chosen], width)
+    report = _spread(part, chosen, mapped, judged)
+    if not judged or not _misordered(part, mapped[chosen]):
         return report
     raise ClassOrderError(
-        f"class folders and observer outputs are in different orders: top-1 agreement {report.agreement:.1%} "
+        f"class folders and observer outputs are in different orders: in {report.samples} pictures of "
+        f"{len(chosen)} folders top-1 agreement {report.agreement:.1%} "
         f"(chance {report.chance:.1%}), {report.reordered:.1%} under the order below (judged on held-out samples).\n"
         f"{_table(report, mapped, class_names, observer_names)}\n"
         "Rename the folders so that their sorted order is the observer's, name them as the observer names its classes "

@@ -114,7 +114,60 @@ def test_a_shuffled_order_is_found_even_with_a_weak_observer(accuracy: float, n:
 
 def test_too_small_a_sample_says_nothing() -> None:
     logits, labels = simulated(1.0, 10)
-    assert check_class_order(logits, (labels + 3) % 10, NAMES).agreement == 0
+    report = check_class_order(logits, (labels + 3) % 10, NAMES)
+    assert (report.agreement, report.judged) == (0, False)
+    logits, labels = simulated(1.0, 200)
+    few = labels == 4
+    assert not check_class_order(logits[few][:16], (labels[few][:16] + 3) % 10, NAMES).judged
+    assert check_class_order(logits, labels, NAMES).judged
+    nothing = check_class_order(logits[:0], labels[:0], NAMES)
+    assert (nothing.samples, nothing.judged, nothing.proposal) == (0, False, tuple(range(10)))
+
+
+@pytest.fixture
+def many() -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """64 of 100 folders with two pictures each; the folders' outputs lie anywhere among 150."""
+    outputs = np.random.default_rng(5).permutation(150)[:100]
+    chosen = np.unique(np.linspace(0, 99, 64).round().astype(np.int64))
+    return outputs, np.repeat(chosen, 2), [f"n{i:05d}" for i in range(100)]
+
+
+def seen(truth: np.ndarray, accuracy: float, seed: int) -> Tensor:
+    random = np.random.default_rng(seed)
+    guess = np.where(random.random(len(truth)) < accuracy, truth, random.integers(0, 150, len(truth)))
+    return torch.nn.functional.one_hot(torch.from_numpy(guess), 150).float()
+
+
+@pytest.mark.parametrize("accuracy", [1.0, 0.7, 0.5])
+def test_some_of_many_permuted_folders_are_enough(
+    many: tuple[np.ndarray, np.ndarray, list[str]], accuracy: float
+) -> None:
+    outputs, labels, folders = many
+    truth = np.roll(outputs, 7)
+    names = [f"class {i}" for i in range(150)]
+    with pytest.raises(ClassOrderError, match="64 folders") as caught:
+        check_class_order(
+            seen(truth[labels], accuracy, 0), torch.from_numpy(labels), folders, outputs=outputs, observer_names=names
+        )
+    report = caught.value.report
+    assert report.judged
+    if accuracy == 1.0:
+        assert [report.proposal[f] for f in labels] == truth[labels].tolist()
+        first = labels[0]
+        assert f"{folders[first]}: now output {outputs[first]} (class {outputs[first]})" in str(caught.value)
+        assert f"likely output {truth[first]} (class {truth[first]})" in str(caught.value)
+    left_out = next(f for f in range(100) if f not in labels)
+    assert (report.counted[left_out], report.proposal[left_out]) == (0, outputs[left_out])
+
+
+@pytest.mark.parametrize("accuracy", [1.0, 0.7, 0.3, 0.1, 0.0])
+def test_some_of_many_folders_in_order_pass(many: tuple[np.ndarray, np.ndarray, list[str]], accuracy: float) -> None:
+    outputs, labels, folders = many
+    for seed in range(20):
+        kept = np.arange(len(labels)) != seed  # a picture that cannot be read costs its folder, not the check
+        logits = seen(outputs[labels[kept]], accuracy, seed)
+        report = check_class_order(logits, torch.from_numpy(labels[kept]), folders, outputs=outputs)
+        assert (report.judged, report.samples) == (True, 126)
 
 
 def test_arguments_are_checked() -> None:
