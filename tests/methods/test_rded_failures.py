@@ -175,7 +175,7 @@ def test_a_wrong_class_order_is_refused_before_any_work(make_pictures: Make, tmp
     settings = {"ipc": 1, "mipc": 4, "num_crop": 1, "check_classes": True}
     run(root, right, tmp_path / "right", **settings)
     wrong = TintNet(tints.roll(1, dims=0))
-    with pytest.raises(ValueError, match="class order"):
+    with pytest.raises(ValueError, match="different orders"):
         run(root, wrong, tmp_path / "wrong", **settings)
     assert not (tmp_path / "wrong").exists()
 

@@ -46,7 +46,8 @@ def prepare_observer(
     from ddfast.nets.class_order import check_class_order
 
     report = check_class_order(logits, labels, source.class_names, outputs=targets, observer_names=observer.class_names)
-    return Prepared(observer, targets, {"top1": round(float(report.agreement), 4), "images": len(labels)})
+    found = {"top1": round(float(report.agreement), 4), "images": len(labels), "judged": report.judged}
+    return Prepared(observer, targets, found)
 
 
 def _load(source: Source, config: RDEDConfig, options: RunOptions, given: Any) -> Observer:
