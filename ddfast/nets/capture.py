@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .fold import fold_batch_norm
+from .threads import torch_threads
 
 aten = torch.ops.aten
 
@@ -107,10 +108,11 @@ def record(graph_module: fx.GraphModule, canvas: int) -> dict[str, Tensor]:
 
     try:
         wide = copy.deepcopy(graph_module).double()
-        with torch.no_grad():
+        # one picture in float64: threads would mostly wait for each other
+        with torch.no_grad(), torch_threads(1):
             Recorder(wide).run(torch.zeros(1, 3, canvas, canvas, dtype=torch.float64))
     except RuntimeError:  # a graph with a fixed float32 cast inside
         recorded.clear()
-        with torch.no_grad():
+        with torch.no_grad(), torch_threads(1):
             Recorder(graph_module).run(torch.zeros(1, 3, canvas, canvas))
     return recorded

@@ -8,9 +8,11 @@ multiplications.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch import Tensor, fx, nn
 from .capture import CaptureError, aten, capture, record
 from .frame_rules import RULES, Context
 from .frames import Frame, Target, zero
+from .threads import torch_threads
 from .windows import Span, Window, share
 
 
@@ -82,13 +85,23 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 
 def count_macs(module: nn.Module, side: int) -> int:
-    """Multiply-accumulates of one [1, 3, side, side] forward (convolutions, matrix products, attention)."""
+    """Multiply-accumulates of one [1, 3, side, side] forward (convolutions, matrix products, attention).
+
+    Counted on shapes alone; a module whose shapes depend on values is run.
+    """
+    from torch._subclasses import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton where it is installed
 
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        module(torch.zeros(1, 3, side, side, dtype=dtype_of(module)))
-    return int(counter.get_total_flops()) // 2
+    def count(mode: contextlib.AbstractContextManager[Any]) -> int:
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), mode, counter:
+            module(torch.zeros(1, 3, side, side, dtype=dtype_of(module)))
+        return int(counter.get_total_flops()) // 2
+
+    try:
+        return count(FakeTensorMode(allow_non_fake_inputs=True))
+    except (RuntimeError, TypeError):
+        return count(torch_threads(1))
 
 
 class _Builder:

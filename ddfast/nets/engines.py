@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +14,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from .capture import EXPORT_ERRORS
 from .constant_frame import dtype_of
+from .threads import torch_threads
 
 aten = torch.ops.aten
 
@@ -30,20 +30,6 @@ class Engine(Protocol):
     messages: tuple[str, ...]
 
     def many(self, chunks: list[Tensor]) -> list[Tensor]: ...
-
-
-@contextlib.contextmanager
-def torch_threads(threads: int | None) -> Iterator[None]:
-    """Sets torch's intra-op threads for a block; the setting is process-wide, so it is put back afterwards."""
-    before = torch.get_num_threads()
-    if threads is None or threads == before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def head_in_float32(module: fx.GraphModule) -> None:
@@ -94,7 +80,7 @@ def work_in_place(module: fx.GraphModule, side: int) -> None:
 
     ``side``: input side of the graph; shapes are taken from one forward of two pictures.
     """
-    with torch.no_grad():
+    with torch.no_grad(), torch_threads(1):
         ShapeProp(module).propagate(torch.zeros(2, 3, side, side, dtype=dtype_of(module)))
     for node in module.graph.nodes:
         if node.target not in _IN_PLACE:
