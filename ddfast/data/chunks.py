@@ -154,9 +154,9 @@ def cut_crops(
 
 
 def decode_ragged(
-    source: Source, label: int, positions: ArrayLike, options: DecodeOptions, workers: int, device: torch.device
+    source: Source, label: int, positions: ArrayLike, options: DecodeOptions, workers: int
 ) -> RaggedImages:
-    """Decodes pictures into one packed tensor, in the order given.
+    """Decodes pictures into one packed tensor in host memory, in the order given.
 
     Raises:
         DecodeError: names the picture that cannot be decoded.
@@ -179,5 +179,4 @@ def decode_ragged(
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
     sizes = np.array([s.probed[:2] for s in samples], dtype=np.int32).reshape(-1, 2)
-    offsets = torch.from_numpy(ends[:-1].copy())
-    return RaggedImages(pixels.to(device), offsets.to(device), torch.from_numpy(sizes).to(device))
+    return RaggedImages(pixels, torch.from_numpy(ends[:-1].copy()), torch.from_numpy(sizes))

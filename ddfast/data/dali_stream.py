@@ -86,7 +86,7 @@ class DaliStream:
 
     def decode(self, source: Source, label: int, positions: ArrayLike) -> RaggedImages:
         """Decodes on the CPU, exactly, also when crops were scored from nvJPEG's pixels."""
-        return decode_ragged(source, label, positions, self._options, self._workers, self._device)
+        return decode_ragged(source, label, positions, self._options, self._workers)
 
     def close(self) -> None:
         """Pipelines belong to a run and end with it."""

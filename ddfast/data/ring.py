@@ -77,6 +77,7 @@ class Ring:
         self._device = device
         self._buffers_on = buffers_on
         self.buffer_count = 0
+        self._copies: torch.cuda.Stream | None = None  # copies go beside the forward, not behind it
 
     def run(
         self, plans: Iterator[BatchPlan], request: CropRequest, fill: Fill, batch_images: int
@@ -138,15 +139,25 @@ class Ring:
         done = _close_gaps(pending.buffer, results, self._chunk * request.crops, request.crops)
         crops, copied = pending.buffer[:done], None
         if crops.device.type != self._device.type:
-            crops = crops.to(self._device, non_blocking=True)
-            if crops.is_cuda:
-                copied = torch.cuda.Event()
-                copied.record(torch.cuda.current_stream(crops.device))
+            self._copies = self._copies or torch.cuda.Stream(self._device)
+            crops, copied = _copy_to_device(crops, self._copies)
         whole = join_results(results, request.crops)
         batch = CropBatch(
             pending.plan.label, whole.positions, whole.sizes, whole.boxes, crops, whole.failures, pending.plan.last
         )
         return batch, copied
+
+
+def _copy_to_device(rows: Tensor, stream: torch.cuda.Stream) -> tuple[Tensor, torch.cuda.Event]:
+    """Starts the copy of pinned rows on ``stream``; work queued later on the current stream waits for it."""
+    current = torch.cuda.current_stream(stream.device)
+    copied = torch.cuda.Event()
+    with torch.cuda.stream(stream):
+        there = rows.to(stream.device, non_blocking=True)
+        copied.record(stream)
+    current.wait_event(copied)
+    there.record_stream(current)  # its memory is used there until that work is done
+    return there, copied
 
 
 def _close_gaps(buffer: Tensor, results: list[ChunkResult], stride: int, crops: int) -> int:

@@ -53,7 +53,7 @@ class Stream(Protocol):
         """
 
     def decode(self, source: Source, label: int, positions: ArrayLike) -> RaggedImages:
-        """Decodes whole pictures, in the order given.
+        """Decodes whole pictures into host memory, in the order given, pixel for pixel as Pillow does.
 
         Raises:
             DecodeError: names the picture that cannot be decoded.

@@ -86,7 +86,7 @@ class ThreadStream:
         return self._ring.run(plan_batches(groups, batch_images), request, fill, batch_images)
 
     def decode(self, source: Source, label: int, positions: ArrayLike) -> RaggedImages:
-        return decode_ragged(source, label, positions, self._options, self._workers, self._device)
+        return decode_ragged(source, label, positions, self._options, self._workers)
 
     def close(self) -> None:
         self._arenas = threading.local()

@@ -67,8 +67,7 @@ class TorchStream:
         for position in np.asarray(positions, dtype=np.int64).tolist():
             pictures.append(_decode(source, label, position, self._options))
         packed = _pack(np.asarray(positions, dtype=np.int64), pictures)
-        offsets, sizes = torch.from_numpy(packed.offsets), torch.from_numpy(packed.sizes)
-        return RaggedImages(packed.arena.to(self._device), offsets.to(self._device), sizes.to(self._device))
+        return RaggedImages(packed.arena, torch.from_numpy(packed.offsets), torch.from_numpy(packed.sizes))
 
     def close(self) -> None:
         """Nothing is kept between runs."""

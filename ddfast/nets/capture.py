@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .fold import fold_batch_norm
-from .threads import torch_threads
+from .settings import torch_threads
 
 aten = torch.ops.aten
 

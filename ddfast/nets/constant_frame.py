@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from .capture import CaptureError, aten, capture, record
 from .frame_rules import RULES, Context
 from .frames import Frame, Target, zero
-from .threads import torch_threads
+from .settings import torch_threads
 from .windows import Span, Window, share
 
 

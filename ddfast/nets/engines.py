@@ -14,7 +14,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from .capture import EXPORT_ERRORS
 from .constant_frame import dtype_of
-from .threads import torch_threads
+from .settings import full_float32, torch_threads
 
 aten = torch.ops.aten
 
@@ -95,7 +95,7 @@ def work_in_place(module: fx.GraphModule, side: int) -> None:
 
 
 class TorchEngine:
-    """Eager torch, channels-last."""
+    """Eager torch, channels-last, float32 without TF32."""
 
     name = "torch"
     messages: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class TorchEngine:
         self.threads = threads
 
     def many(self, chunks: list[Tensor]) -> list[Tensor]:
-        with torch_threads(self.threads), torch.inference_mode():
+        with torch_threads(self.threads), full_float32(), torch.inference_mode():
             return [self.run(chunk) for chunk in chunks]
 
 

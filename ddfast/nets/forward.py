@@ -26,7 +26,7 @@ from .observers import Observer
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 ENGINES = ("auto", "torch", "compile", "openvino")
 # A multiple of RDED's five crops; on a CPU the rate hardly depends on it, and a short last batch wastes less.
-MICRO_BATCH = {"cpu": 20, "cuda": 500}
+MICRO_BATCH = {"cpu": 20, "cuda": 640}
 
 
 class Forward:
@@ -136,7 +136,7 @@ def build_forward(
     differences between machines stay near 1e-15. ``engine``: "torch" (eager, channels-last), "compile" (torch.compile,
     frozen), "openvino" (CPU); "auto" takes OpenVINO on a CPU where it is installed, eager torch otherwise. An engine
     that cannot run falls back to eager torch with a message in ``info["messages"]``. ``threads`` defaults to
-    ``torch.get_num_threads()``. On CUDA, fp32 follows PyTorch's own TF32 switches. ``traced``: what
+    ``torch.get_num_threads()``. On CUDA, fp32 means all of float32: TF32 is off for these forwards. ``traced``: what
     :func:`ddfast.nets.capture.trace` made of this observer, when several forwards of it are built.
 
     Raises ValueError for an unknown precision or engine, an impossible patch, or a combination that cannot run.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddfast.methods.rded.selection import Level, loss_to_margin, margin_to_loss, open_crops, plain_order, select
+from ddfast.methods.rded.scorer import loss_to_margin
+from ddfast.methods.rded.selection import Level, margin_to_loss, open_crops, plain_order, select
 
 
 def exact_levels(truth: np.ndarray, noise: list[float], rng: np.random.Generator) -> tuple[np.ndarray, list[Level]]:
@@ -60,9 +62,11 @@ def test_a_bound_that_is_too_tight_is_widened() -> None:
 
 def test_margin_and_loss_are_inverse() -> None:
     t = np.array([-80.0, -30.0, -1.0, 0.0, 1.0, 29.0, 31.0, 500.0])
-    np.testing.assert_allclose(loss_to_margin(margin_to_loss(t)), t, rtol=1e-9, atol=1e-9)
-    assert loss_to_margin(np.array([0.0]))[0] == -np.inf
-    assert loss_to_margin(np.array([np.inf]))[0] == np.inf
+    back = loss_to_margin(torch.from_numpy(margin_to_loss(t)))
+    np.testing.assert_allclose(back.numpy(), t, rtol=1e-9, atol=1e-9)
+    ends = loss_to_margin(torch.tensor([0.0, torch.inf, torch.nan]))
+    assert ends[:2].tolist() == [-np.inf, np.inf]
+    assert ends[2].isnan()
 
 
 def test_refuses_nan_and_too_few() -> None:

@@ -96,9 +96,8 @@ def _centre(source: Source, stream: Stream, label: int, position: int, observer:
     height, width = image.sizes[0].tolist()
     side = min(height, width)
     box = torch.tensor([[(height - side) // 2, (width - side) // 2, side, side]], dtype=torch.int32)
-    where = image.pixels.device
     patch: Tensor = ops.multi_crop(
-        image.pixels, image.offsets, image.sizes, box.to(where), torch.zeros(1, dtype=torch.int32, device=where),
+        image.pixels, image.offsets, image.sizes, box, torch.zeros(1, dtype=torch.int32),
         size=(observer.input_size, observer.input_size), mean=observer.normalization.mean,
         std=observer.normalization.std,
     )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from ddfast.data import CropRequest, Source, Stream, draw_rrc_boxes, open_stream
 from ddfast.methods._options import RunOptions
 from ddfast.methods.rded import output, parity_run, stages
 from ddfast.methods.rded.config import RDEDConfig
+from ddfast.methods.rded.finisher import Finisher
 from ddfast.methods.rded.observer import prepare_observer
 from ddfast.methods.rded.report import Report
 from ddfast.methods.rded.scorer import Scorer, draw_positions
 from ddfast.runs import Ledger, Progress, Task, open_ledger, refuse_occupied
-
-_WRITING_AT_ONCE = 2
 
 
 def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> None:
@@ -60,7 +58,7 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
 
 
 class _Run:
-    """The classes of one run that are not done yet, scored here and written by a second thread."""
+    """The classes of one run that are not done yet, scored here and finished beside it."""
 
     def __init__(
         self, source: Source, stream: Stream, scorer: Scorer, config: RDEDConfig, options: RunOptions, ledger: Ledger,
@@ -70,7 +68,6 @@ class _Run:
         self.config, self.options, self.ledger, self.report = config, options, ledger, report
         self.labels = {name: label for label, name in enumerate(ledger.tasks)}
         self.held: dict[int, Task] = {}
-        self.writing: list[Future[None]] = []
 
     def all(self) -> None:
         """Works until every class is done, by this worker or another."""
@@ -81,13 +78,13 @@ class _Run:
             mode="quiet" if self.options.quiet else "auto", callback=self.options.on_progress,
         )  # fmt: skip
         self.report.classes(len(counts) - done, self.scorer)
-        with progress, ThreadPoolExecutor(1, "ddfast-write") as writer:
+        with progress, Finisher(self.source, self.stream, self.scorer, self.config, self.report) as finisher:
             while not self.ledger.finished():
-                self._pass(progress, writer)
+                self._pass(progress, finisher)
                 if not self.ledger.finished():  # what is left is held by other workers
                     time.sleep(1.0)
 
-    def _pass(self, progress: Progress, writer: ThreadPoolExecutor) -> None:
+    def _pass(self, progress: Progress, finisher: Finisher) -> None:
         request = CropRequest(
             (self.config.patch, self.config.patch), self.config.num_crop, self.scorer.observer.normalization,
             dtype=self.scorer.patch_dtype,
@@ -98,21 +95,24 @@ class _Run:
             self._groups(),
             request,
             partial(_draw, self.config),
-            batch_images=self.options.images_a_batch(),
+            batch_images=self._images_a_batch(),
         )
         try:
             for batch in self.report.timed("waiting for crops", batches):
                 scores = scores or stages.ClassScores(batch.label)
                 with self.report.stage("scoring"):
-                    t = self.scorer.score(batch.crops, batch.label) if len(batch.positions) else np.empty(0)
-                scores.add(batch, t)
+                    if len(batch.positions):
+                        t = self.scorer.score(batch.crops, batch.label)
+                        scores.add(batch, t, keep=self.scorer.keeps)
+                scores.failures += batch.failures
                 self._check(batch.failures)
                 progress.update(len(batch.positions) + len(batch.failures), self.source.class_names[batch.label])
                 self.report.count(batch)
                 if batch.last:
-                    self._finish(scores, writer)
+                    scores.complete()
+                    finisher.add(scores, self.held.pop(batch.label))
                     scores = None
-            self._drain(0)
+            finisher.drain()
         finally:
             close = getattr(batches, "close", None)
             if close:
@@ -129,30 +129,12 @@ class _Run:
         if failures and self.options.strict:
             raise ValueError(f"strict: {failures[0].sample_id}: {failures[0].reason}")
 
-    def _finish(self, scores: stages.ClassScores, writer: ThreadPoolExecutor) -> None:
-        with self.report.stage("selection"):
-            chosen = stages.choose(scores, self.scorer, self.source, self.config)
-        self.report.selected(chosen)
-        self._drain(_WRITING_AT_ONCE - 1)
-        self.writing.append(writer.submit(self._write, chosen))
-
-    def _drain(self, left: int) -> None:
-        """Waits until at most ``left`` classes are being written; a failed write is raised here."""
-        with self.report.stage("waiting for writes"):
-            while len(self.writing) > left:
-                self.writing.pop(0).result()
-
-    def _write(self, chosen: stages.Chosen) -> None:
-        with self.report.stage("mosaics and files", overlapped=True):
-            task = self.held.pop(chosen.label)
-            with task:
-                mosaics = stages.stitch(
-                    chosen, self.source, self.stream, self.config, self.scorer.observer.normalization
-                )
-                files = output.class_files(chosen.label, mosaics, self.config)
-                for name, data in files.items():
-                    task.write_bytes(name, data)
-                task.complete(output.class_record(chosen, files, self.source, self.config))
+    def _images_a_batch(self) -> int:
+        """On a GPU the batches of a full class are equal, so that none wastes its launch."""
+        most = self.options.images_a_batch()
+        if self.options.batch_images is not None or self.scorer.device == "cpu":
+            return most
+        return -(-self.config.mipc // -(-self.config.mipc // most))
 
 
 def _draw(config: RDEDConfig, label: int, positions: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int32]:

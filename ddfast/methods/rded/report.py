@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ class Report:
         self.seconds: dict[str, float] = {}
         self.overlapped: dict[str, float] = {}
         self.began = time.perf_counter()
+        self._lock = threading.Lock()
         self.images = self.crops = self.failures = 0
         self.rescored: dict[str, int] = {}
         self.changed = self.widened = 0
@@ -49,8 +51,9 @@ class Report:
         try:
             yield
         finally:
-            book = self.overlapped if overlapped else self.seconds
-            book[name] = book.get(name, 0.0) + time.perf_counter() - begin
+            spent, book = time.perf_counter() - begin, self.overlapped if overlapped else self.seconds
+            with self._lock:
+                book[name] = book.get(name, 0.0) + spent
 
     def timed(self, name: str, items: Iterable[T]) -> Iterator[T]:
         """Passes items on and counts the time spent waiting for them."""

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from ddfast import ops
-from ddfast._types import RaggedImages
 from ddfast.data import Source, Stream, draw_rrc_boxes
 from ddfast.methods.rded.config import RDEDConfig
-from ddfast.methods.rded.selection import Level, loss_to_margin
+from ddfast.methods.rded.selection import Level
 from ddfast.nets.capture import CaptureError, trace
 from ddfast.nets.forward import build_forward
 from ddfast.nets.observers import Observer
@@ -34,6 +33,7 @@ _SAMPLES = {"bf16": 64, "fp32": 8}
 _FLOAT32_NOISE = 4e-6
 _TINIEST_LOSS = 1e-34  # below it float32 loses digits; such scores are taken from the logits in float64
 _DECODE_CHUNK = 8
+CLASSES_KEPT = 4  # classes whose patches are on the GPU at a time: scored, waiting, selected
 _RESCORED_AT_ONCE = 10
 
 
@@ -42,19 +42,23 @@ def draw_positions(config: RDEDConfig, label: int, count: int) -> NDArray[np.int
     return seeds.permutation(config.seed, "images", label, count)[: config.mipc]
 
 
-def margins(logits: Tensor, targets: Tensor) -> NDArray[np.float64]:
+def margins(logits: Tensor, targets: Tensor) -> Tensor:
     """``t = logsumexp_{j != target} z_j - z_target`` in float64; logits [n, C], targets int64 [n] -> [n]."""
-    z, column = logits.double().cpu(), targets[:, None]
-    own = z.gather(1, column)[:, 0]
-    t: NDArray[np.float64] = (torch.logsumexp(z.scatter(1, column, -torch.inf), dim=1) - own).numpy()
-    return t
+    z, column = logits.double(), targets[:, None]
+    return torch.logsumexp(z.scatter(1, column, -torch.inf), dim=1) - z.gather(1, column)[:, 0]
 
 
-def box_tensors(boxes: NDArray[np.int32], index: NDArray, images: RaggedImages) -> tuple[Tensor, Tensor]:
-    """Boxes [n, 4] and picture index [n] as int32 tensors where the pictures are."""
-    device = images.pixels.device
-    rows = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.int32)).to(device)
-    return rows, torch.from_numpy(np.ascontiguousarray(index, dtype=np.int32)).to(device)
+def loss_to_margin(loss: Tensor) -> Tensor:
+    """``t = log(expm1(loss))`` in float64, inverse of ``loss = log1p(exp(t))``; 0 gives -inf, +inf gives +inf."""
+    value = loss.double()
+    # log(expm1(l)) = l + log(1 - exp(-l)), where the second term drops below float64's digits
+    return torch.where(value > 40, value, value.clamp(max=40).expm1().log())
+
+
+def box_tensors(boxes: NDArray[np.int32], index: NDArray) -> tuple[Tensor, Tensor]:
+    """Boxes [n, 4] and picture index [n] as int32 tensors."""
+    rows = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.int32))
+    return rows, torch.from_numpy(np.ascontiguousarray(index, dtype=np.int32))
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Sample:
     label: int
     positions: NDArray[np.int64]
     boxes: NDArray[np.int32]  # [n, 4]
+    patches: Tensor | None = None  # float32 [n, 3, p, p] where they were kept
 
 
 class Scorer:
@@ -93,8 +98,9 @@ class Scorer:
             self._traced = None  # each forward says so in its messages
         self.names = ["bf16", "fp32", "fp64"] if config.precision == "bf16" else ["fp32", "fp64"]
         self.first = self.forward(self.names[0])
+        self.keeps = self._room_to_keep()
         # Half the bytes on the way to a GPU; its rounding is part of the first level's error bound.
-        halved = config.precision == "bf16" and self.device != "cpu"
+        halved = config.precision == "bf16" and self.device != "cpu" and not self.keeps
         self.patch_dtype = torch.bfloat16 if halved else torch.float32
         self.deltas = self._calibrate()
 
@@ -122,20 +128,21 @@ class Scorer:
         """Keeps bounds that a class found too tight, for the classes after it."""
         self.deltas = [max(old, level.delta) for old, level in zip(self.deltas, levels, strict=False)]
 
-    def score(self, crops: Tensor, label: int) -> NDArray[np.float64]:
-        """First-level margins of a batch of patches [n, 3, p, p] of one class."""
+    def score(self, crops: Tensor, label: int) -> Tensor:
+        """First-level margins, float64 [n], of patches [n, 3, p, p] of one class; on a GPU, without waiting for it."""
         with torch.inference_mode():
             logits = self.first(crops)
             target = torch.full((len(logits),), self.targets[label], dtype=torch.int64, device=logits.device)
             loss = ops.crop_score(logits[:, None], target)[0][:, 0]
-        t = loss_to_margin(loss.cpu().numpy())
-        tiny = (loss < _TINIEST_LOSS).nonzero()[:, 0]
-        if len(tiny):
-            t[tiny.cpu().numpy()] = margins(logits[tiny], target[tiny].cpu())
+            t, tiny = loss_to_margin(loss), loss < _TINIEST_LOSS
+            if t.is_cuda or tiny.any():
+                t = torch.where(tiny, margins(logits, target), t)
         return t
 
     def rescore(self, precision: str, sample: Sample) -> NDArray[np.float64]:
-        """Margins of single crops at another precision; each picture is decoded again."""
+        """Margins of single crops at another precision; where patches were not kept, pictures are decoded again."""
+        if sample.patches is not None and precision == "fp32":
+            return self._margins(precision, sample.patches, [self.targets[sample.label]] * len(sample.patches))
         out = np.empty(len(sample.positions))
         for start in range(0, len(out), _DECODE_CHUNK):
             part = slice(start, start + _DECODE_CHUNK)
@@ -145,14 +152,25 @@ class Scorer:
 
     def _margins(self, precision: str, patches: Tensor, targets: Sequence[int]) -> NDArray[np.float64]:
         with torch.inference_mode():
-            return margins(self.forward(precision)(patches), torch.tensor(targets))
+            t = margins(self.forward(precision)(patches).cpu(), torch.tensor(targets))
+        return np.asarray(t.numpy())
+
+    def _room_to_keep(self) -> bool:
+        """Whether the float32 patches of the classes in flight may stay on the GPU until their class is selected."""
+        if self.config.precision != "bf16" or self.device == "cpu" or not self.stream.exact:
+            return False
+        config = self.config
+        most = max((self.source.count(label) for label in range(len(self.source.class_names))), default=0)
+        nbytes = min(config.mipc, most) * config.num_crop * 3 * config.patch**2 * torch.float32.itemsize
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return nbytes * CLASSES_KEPT <= free // 4
 
     def _cut(self, precision: str, sample: Sample) -> Tensor:
         unique, index = np.unique(sample.positions, return_inverse=True)
         images = self.stream.decode(self.source, sample.label, unique)
         normalization = self.observer.normalization
         patches = ops.multi_crop(
-            images.pixels, images.offsets, images.sizes, *box_tensors(sample.boxes, index, images),
+            images.pixels, images.offsets, images.sizes, *box_tensors(sample.boxes, index),
             size=(self.config.patch, self.config.patch),
             mean=normalization.mean, std=normalization.std, dtype=_DTYPES.get(precision, torch.float32), validate=False,
         )  # fmt: skip
@@ -198,6 +216,6 @@ class Scorer:
         return np.array(good, dtype=np.int64)
 
     def _random_crops(self, label: int, positions: NDArray[np.int64]) -> Sample:
-        sizes = self.stream.decode(self.source, label, positions).sizes.cpu().numpy()
+        sizes = self.stream.decode(self.source, label, positions).sizes.numpy()
         boxes = draw_rrc_boxes(self.config.seed, label, positions, sizes, 1, self.config.scale)
         return Sample(label, positions, boxes[:, 0])

@@ -50,14 +50,6 @@ class _Scores:
     before: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
 
-def loss_to_margin(loss: NDArray) -> NDArray[np.float64]:
-    """``t = log(expm1(loss))``, the inverse of ``loss = log1p(exp(t))``; 0 gives -inf, +inf gives +inf."""
-    value = np.asarray(loss, dtype=np.float64)
-    with np.errstate(divide="ignore", over="ignore"):
-        # exp(-loss) does not overflow: log(expm1(l)) = l + log(1 - exp(-l)); inf stays inf.
-        return np.where(value > 30, value, np.log(np.expm1(np.minimum(value, 30))))
-
-
 def margin_to_loss(t: NDArray) -> NDArray[np.float64]:
     """``loss = log1p(exp(t))`` without overflow."""
     return np.logaddexp(0.0, np.asarray(t, dtype=np.float64))

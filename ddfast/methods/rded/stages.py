@@ -3,38 +3,57 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ddfast import ops
 from ddfast._types import Normalization
 from ddfast.data import CropBatch, Failure, Source, Stream
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.scorer import Sample, Scorer, box_tensors
-from ddfast.methods.rded.selection import Level, Selection, margin_to_loss, select
+from ddfast.methods.rded.selection import Level, Rescore, Selection, margin_to_loss, select
 
 _PATCHES_AT_ONCE = 16  # pictures decoded at the same time
 
 
 @dataclass
 class ClassScores:
-    """Scores of one class as its batches come in."""
+    """Scores of one class as its batches come in; on a GPU they are fetched once, when the class is complete."""
 
     label: int
     positions: list[NDArray[np.int64]] = field(default_factory=list)
     boxes: list[NDArray[np.int32]] = field(default_factory=list)
-    t: list[NDArray[np.float64]] = field(default_factory=list)
+    t: list[Tensor] = field(default_factory=list)
+    patches: list[Tensor] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    _fetched: torch.cuda.Event | None = None
 
-    def add(self, batch: CropBatch, t: NDArray[np.float64]) -> None:
-        """Appends a batch with its margins [n * m]."""
+    def add(self, batch: CropBatch, t: Tensor, *, keep: bool) -> None:
+        """Appends a batch with its margins [n * m]; ``keep``: with its patches, too."""
         self.positions.append(batch.positions)
         self.boxes.append(batch.boxes)
-        self.t.append(t.reshape(len(batch.positions), -1))
-        self.failures += batch.failures
+        self.t.append(t)
+        if keep:
+            self.patches.append(batch.crops)
+
+    def complete(self) -> None:
+        """No batch follows: starts the copy of the margins to host memory."""
+        whole = torch.cat(self.t) if self.t else torch.empty(0, dtype=torch.float64)
+        if whole.is_cuda:
+            self._fetched = torch.cuda.Event()
+            whole = whole.to("cpu", non_blocking=True)
+            self._fetched.record()
+        self.t = [whole]
+
+    def margins(self) -> NDArray[np.float64]:
+        """All margins [n, m], in host memory; only after `complete`."""
+        if self._fetched is not None:
+            self._fetched.synchronize()
+        count = sum(len(p) for p in self.positions)
+        return np.asarray(self.t[0].numpy()).reshape(count, -1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +83,7 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
             f"{config.patches}: {config.patches - len(positions)} missing ({len(scores.failures)} unreadable files "
             f"were skipped); give mipc larger than {config.mipc} if the folder has more, or a smaller ipc or factor"
         )
-    t, boxes = np.concatenate(scores.t), np.concatenate(scores.boxes)
+    t, boxes = scores.margins(), np.concatenate(scores.boxes)
     if np.isnan(t).any():
         raise ValueError(
             f"class {name}: the observer's scores of {int(np.isnan(t).sum())} crops are NaN; check its weights and "
@@ -75,20 +94,42 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
     positions, boxes, t = positions[order], boxes[order], t[order]
     levels = scorer.levels()
     for level in levels[1:]:
-        level.rescore = _rescorer(scorer, level.name, scores.label, positions, boxes)
+        level.rescore = _rescorer(scorer, level.name, scores, order, positions, boxes)
     chosen: Selection = select(t, config.patches, levels)
     scorer.learn(levels)
+    for level in levels:
+        level.rescore = None  # lets go of the patches
     return Chosen(
         scores.label, positions[chosen.images], boxes[chosen.images, chosen.crops], margin_to_loss(chosen.t),
         sorted(scores.failures, key=lambda f: f.position), levels, chosen.changed,
     )  # fmt: skip
 
 
-def _rescorer(scorer: Scorer, name: str, label: int, positions: NDArray[np.int64], boxes: NDArray[np.int32]) -> Any:
+def _rescorer(
+    scorer: Scorer, name: str, scores: ClassScores, order: NDArray[np.int64], positions: NDArray[np.int64],
+    boxes: NDArray[np.int32],
+) -> Rescore:  # fmt: skip
+    """Scores crops of the sorted pictures again; ``order[i]`` is the row in which sorted picture i was scored."""
+
     def rescore(images: NDArray[np.int64], crops: NDArray[np.int64]) -> NDArray[np.float64]:
-        return scorer.rescore(name, Sample(label, positions[images], boxes[images, crops]))
+        patches = None
+        if scores.patches:
+            rows = torch.from_numpy(order[images] * boxes.shape[1] + crops)
+            patches = _rows_of(scores.patches, rows)
+        return scorer.rescore(name, Sample(scores.label, positions[images], boxes[images, crops], patches))
 
     return rescore
+
+
+def _rows_of(parts: list[Tensor], rows: Tensor) -> Tensor:
+    """``torch.cat(parts)[rows]`` without the copy of everything."""
+    picked = torch.empty((len(rows), *parts[0].shape[1:]), dtype=parts[0].dtype, device=parts[0].device)
+    start = 0
+    for part in parts:
+        here = ((rows >= start) & (rows < start + len(part))).nonzero()[:, 0]
+        picked[here.to(part.device)] = part[(rows[here] - start).to(part.device)]
+        start += len(part)
+    return picked
 
 
 def stitch(
@@ -108,10 +149,10 @@ def stitch(
         pictures = stream.decode(source, chosen.label, unique)
         mosaics.append(
             ops.mosaic(
-                pictures.pixels, pictures.offsets, pictures.sizes, *box_tensors(chosen.boxes[ranks], index, pictures),
+                pictures.pixels, pictures.offsets, pictures.sizes, *box_tensors(chosen.boxes[ranks], index),
                 size=config.size, factor=config.factor, rounding=config.rounding,
                 mean=normalization.mean, std=normalization.std, validate=False,
-            ).cpu()
+            )
         )  # fmt: skip
     stitched: NDArray[np.uint8] = torch.cat(mosaics).numpy()
     return stitched
