@@ -1,4 +1,8 @@
-"""What one core of this machine can do, measured: matrix products, copies, JPEG decoding, crops, JPEG encoding."""
+"""What this machine can do, measured: one core's matrix products, copies, JPEG decoding, crops, JPEG encoding; its GPU.
+
+Peaks are those of the best matrix product tried: fp32 on AVX-512 cores reaches the multiply-add units' own peak; with
+AMX, bf16 products stay far below the nominal tile peak, so a bf16 floor is what a library reaches, not the silicon's.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,29 @@ import io
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
 import torch
 from PIL import Image
 
+from benchmarks.device_timing import median_seconds
 from ddfast.ops import multi_crop
 
-_MATRIX = 1024
-_COPY_BYTES = 128 << 20
+_MATRIX_SIDES = (512, 1024, 2048)
+# read + written: within the L2 cache, beyond it, within a shared cache, memory
+_COPY_SIZES = (1 << 19, 1 << 22, 1 << 25, 1 << 28)
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Of one core: FLOP/s, bytes/s read + written by a copy, decode seconds = per_byte * bytes + per_pixel * pixels."""
+    """Of one core: FLOP/s, bytes/s read + written by a copy, decode seconds = per_byte * bytes + per_pixel * pixels.
+
+    ``copy_bytes`` is the rate beyond all caches, ``copy_rates`` maps bytes read + written by one copy to its rate.
+    """
 
     fp32_flops: float
     bf16_flops: float
@@ -32,6 +42,7 @@ class Ceilings:
     crop_seconds: float
     encode_seconds: float
     note: str = ""
+    copy_rates: dict[str, float] = field(default_factory=dict)
 
     def text(self) -> str:
         """One line a ceiling."""
@@ -64,34 +75,66 @@ def measure(folder: Path | None = None) -> Ceilings:
     try:
         files, note = _jpegs(folder)
         per_byte, per_pixel = fit_decode(files)
+        copies = {str(size): copy_rate(size) for size in _COPY_SIZES}
         return Ceilings(
             matmul_flops(torch.float32),
             matmul_flops(torch.bfloat16),
-            copy_rate(),
+            copies[str(_COPY_SIZES[-1])],
             per_byte,
             per_pixel,
             crop_seconds(),
             encode_seconds(),
             note,
+            copies,
         )
     finally:
         torch.set_num_threads(threads)
 
 
+def as_dict(ceilings: Ceilings) -> dict[str, Any]:
+    """For a result file; with the GPU's copy and matrix products where CUDA is there."""
+    return {**asdict(ceilings), "gpu": gpu_ceilings()}
+
+
 def matmul_flops(dtype: torch.dtype) -> float:
-    """FLOP/s of a 1024^3 matrix product in ``dtype`` on the current number of threads (set 1 for one core)."""
-    left, right = (torch.randn(_MATRIX, _MATRIX).to(dtype) for _ in range(2))
-    out = torch.empty(_MATRIX, _MATRIX, dtype=dtype)
-    torch.mm(left, right, out=out)
-    return 2 * _MATRIX**3 / cpu_seconds(lambda: torch.mm(left, right, out=out), 8)
+    """FLOP/s of the best of some matrix products in ``dtype`` on the current number of threads (set 1 for one core)."""
+    best = 0.0
+    for side in _MATRIX_SIDES:
+        left, right = (torch.randn(side, side).to(dtype) for _ in range(2))
+        out = torch.empty(side, side, dtype=dtype)
+        torch.mm(left, right, out=out)
+        passes = max(3, 8 * 1024**3 // side**3)
+        seconds = cpu_seconds(lambda left=left, right=right, out=out: torch.mm(left, right, out=out), passes)  # type: ignore[misc]
+        best = max(best, 2 * side**3 / seconds)
+    return best
 
 
-def copy_rate() -> float:
-    """Bytes/s read plus written by a copy far larger than the caches."""
-    source = torch.ones(_COPY_BYTES, dtype=torch.uint8)
+def copy_rate(size: int) -> float:
+    """Bytes/s read plus written by a copy that moves ``size`` bytes in all."""
+    source = torch.ones(size // 2, dtype=torch.uint8)
     target = torch.empty_like(source)
-    target.copy_(source)
-    return 2 * _COPY_BYTES / cpu_seconds(lambda: target.copy_(source))
+    repeats = max(1, (1 << 26) // size)
+
+    def copy() -> None:
+        for _ in range(repeats):
+            target.copy_(source)
+
+    copy()
+    return size * repeats / cpu_seconds(copy)
+
+
+def gpu_ceilings() -> dict[str, float] | None:
+    """Bytes/s of a large copy and FLOP/s of 8192^3 products on the GPU; None without CUDA. fp32 has TF32 off."""
+    if not torch.cuda.is_available():
+        return None
+    source = torch.ones(1 << 29, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    found = {"copy_bytes": 2 * source.numel() / median_seconds(lambda: target.copy_(source), rounds=20)}
+    for name, dtype in (("fp32_flops", torch.float32), ("bf16_flops", torch.bfloat16)):
+        left, right = (torch.randn(8192, 8192, device="cuda").to(dtype) for _ in range(2))
+        run = lambda left=left, right=right: torch.mm(left, right)  # noqa: E731
+        found[name] = 2 * 8192**3 / median_seconds(run, rounds=20)
+    return found
 
 
 def fit_decode(files: list[bytes]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Options and data of the benchmarks: ``pytest benchmarks/methods --benchmark-enable --bench-size full``."""
+"""Benchmarks: ``pytest benchmarks --benchmark-enable --bench-size full --bench-out benchmarks/results``."""
 
 from __future__ import annotations
 
@@ -8,17 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = ("smoke", "medium", "full")
-_lines: list[str] = []
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--bench-size",
-        choices=SIZES,
-        default=os.environ.get("DDFAST_BENCH_SIZE", "smoke"),
-        help="how much to run (default: smoke, or DDFAST_BENCH_SIZE)",
-    )
+pytest_plugins = ["benchmarks.case"]
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Module | None:
@@ -27,25 +17,6 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
         module: pytest.Module = pytest.Module.from_parent(parent, path=file_path)
         return module
     return None
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _lines:
-        terminalreporter.section("against the baselines")
-        for line in _lines:
-            terminalreporter.write_line(line)
-
-
-@pytest.fixture
-def report_line() -> object:
-    """Call it with a line for the summary at the end."""
-    return _lines.append
-
-
-@pytest.fixture(scope="session")
-def bench_size(request: pytest.FixtureRequest) -> str:
-    """``smoke``, ``medium`` or ``full``."""
-    return str(request.config.getoption("--bench-size"))
 
 
 @pytest.fixture(scope="session")

@@ -1,58 +1,76 @@
-"""RDED end to end and its input path, against the transcription of the reference and the best existing packages.
+"""RDED end to end against the transcription of the reference.
 
     pytest benchmarks/methods/bench_rded.py --benchmark-enable --bench-size full
 
-End to end: both sides distil the same pictures with the same crops and observer on the same cores, in one process, one
-after the other. Two ratios are given: of the whole runs, ddfast's set-up (engine compilation, calibration) included;
-and of the work beyond set-up, which a run on four pictures measures and which a large run tends to. Nothing is
-reported unless both chose the same patches. The transcription gets as many loader workers as there are cores.
+Both sides distil the same pictures with the same crops and observer on the same cores, in one process, one after the
+other. Nothing is reported unless both chose the same patches. Times are of whole runs, ddfast's set-up (engine
+compilation, calibration) included; a run on four pictures measures the set-up, and the ratio beyond it, which a large
+run tends to, is in the notes. The transcription gets as many loader workers as there are cores.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import simplejpeg
 import torch
-from torchvision import transforms
 
-from benchmarks.baselines import rded_reference as reference
+from benchmarks.floor import Work
 from benchmarks.methods import rded_pair as pair
-from ddfast._types import IMAGENET
-from ddfast.data import CropRequest, open_source, open_stream
+from benchmarks.ops import jobs
+from benchmarks.records import Check, Labels
 from ddfast.methods.rded.config import RDEDConfig
-from ddfast.nets import Observer, imagenet_wnids, load_observer
+from ddfast.nets import Observer, build_forward, imagenet_wnids, load_observer
 
 CORES = len(os.sched_getaffinity(0))
 OBSERVERS = ("resnet18", "efficientnet_lite0")
-_SIMD = ("simd_resizer", "simd_resizer_normalised") if find_spec("cykooz_resizer") else ()
-INPUT_PATHS = ("reference", "torch_uint8", *_SIMD, "ddfast")
 
 
-@pytest.fixture(scope="module")
-def work(imagenet20: Path, bench_size: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RDEDConfig]:
-    size = pair.SIZES[bench_size]
-    train = pair.link_classes(imagenet20, tmp_path_factory.mktemp("rded") / "train", size.classes)
-    return train, RDEDConfig(ipc=size.ipc, mipc=size.mipc)
+class EndToEnd:
+    """The work, and the transcription's run of it with each observer: once for all precisions."""
 
+    def __init__(self, train: Path, config: RDEDConfig, folder: Path) -> None:
+        self.train, self.config, self._folder = train, config, folder
+        self.reference = functools.cache(self._reference)
+        self.observer = functools.cache(_observer)
+        self.setup = functools.cache(self._setup)
 
-@pytest.fixture(scope="module", params=OBSERVERS)
-def baseline(
-    request: pytest.FixtureRequest, work: tuple[Path, RDEDConfig], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Observer, pair.Timed]:
-    """Observer and the transcription's run with it: once for all precisions."""
-    train, config = work
-    observer = _observer(request.param)
-    run = pair.run_reference(train, tmp_path_factory.mktemp("reference"), observer, config, CORES)
-    return observer, run
+    def _reference(self, observer: str) -> pair.Timed:
+        out = self._folder / f"reference_{observer}"
+        return pair.run_reference(self.train, out, self.observer(observer), self.config, CORES)
+
+    def _setup(self, observer: str, precision: str) -> pair.Timed:
+        """ddfast on four pictures."""
+        tiny = pair.link_classes(self.train, self._folder / f"tiny_{observer}_{precision}", 1)
+        out, config = self._folder / f"setup_{observer}_{precision}", RDEDConfig(ipc=1, mipc=4)
+        return pair.run_ddfast(tiny, out, self.observer(observer), config, precision, CORES)
+
+    def work(self, observer: str, precision: str) -> Work:
+        """Decode, crops and the forward of every crop, without what the empty canvas makes superfluous.
+
+        Read are the files, written the crops, in ``precision``; the logits and the mosaics are nothing beside them.
+        """
+        encoded, pixels = 0, 0
+        boxes: list[Any] = []
+        index: list[int] = []
+        sizes: list[int] = []
+        for draw in pair.draws_of(self.train, self.config):
+            for path, drawn in zip(draw.paths, draw.boxes, strict=True):
+                data = Path(path).read_bytes()
+                height, width = simplejpeg.decode_jpeg_header(data)[:2]
+                encoded, pixels = encoded + len(data), pixels + height * width
+                index += [len(sizes)] * len(drawn)
+                boxes += drawn
+                sizes.append(3 * height * width)
+        crops = jobs.crops(boxes, index, sizes, self.config.patch, 4 if precision == "fp32" else 2)
+        net = build_forward(self.observer(observer), patch=self.config.patch, canvas=self.config.size, engine="torch")
+        flops = 2.0 * net.info["macs_active"] * len(boxes)
+        return Work(len(sizes), "image", crops.bytes + encoded, flops, precision, encoded, pixels, CORES)
 
 
 def _observer(name: str) -> Observer:
@@ -63,48 +81,81 @@ def _observer(name: str) -> Observer:
     return load_observer(name)
 
 
+@pytest.fixture(scope="module")
+def both(imagenet20: Path, bench_size: str, tmp_path_factory: pytest.TempPathFactory) -> EndToEnd:
+    size = pair.SIZES[bench_size]
+    folder = tmp_path_factory.mktemp("rded")
+    train = pair.link_classes(imagenet20, folder / "train", size.classes)
+    return EndToEnd(train, RDEDConfig(ipc=size.ipc, mipc=size.mipc), folder)
+
+
+def _labels(both: EndToEnd, observer: str, name: str, precision: str, **more: Any) -> Labels:
+    size = both.config
+    classes = len(list(both.train.iterdir()))
+    shape = (
+        f"{observer}, {classes} classes x {size.mipc} pictures x {size.num_crop} crops, IPC {size.ipc}, {CORES} cores"
+    )
+    return Labels(f"RDED {observer}", name, "rded", shape, precision, more.pop("backend", "auto"), **more)
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_reference(case: Any, both: EndToEnd, observer: str) -> None:
+    """The definition itself: all that can be wrong is how many patches it chose."""
+    expected = len(list(both.train.iterdir())) * both.config.ipc * both.config.factor**2
+    case(
+        lambda: both.reference(observer),
+        labels=_labels(
+            both, observer, "transcription", "fp32", backend="torch", baseline="transcription of RDED's code"
+        ),
+        work=both.work(observer, "fp32"),
+        check=lambda run: Check("patches missing", expected - len(run.result.chosen), 0),
+        rounds=1,
+        warmup=False,
+        notes=lambda: {f"{name}_s": seconds for name, seconds in both.reference(observer).result.timings.items()},
+    )
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_end_to_end(
-    benchmark: Any,
-    baseline: tuple[Observer, pair.Timed],
-    work: tuple[Path, RDEDConfig],
-    precision: str,
-    tmp_path: Path,
-    report_line: Callable[[str], None],
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_ddfast(
+    case: Any, both: EndToEnd, observer: str, precision: str, tmp_path: Path, report_line: Callable[[str], None]
 ) -> None:
-    (observer, theirs), (train, config) = baseline, work
-    tiny = pair.link_classes(train, tmp_path / "tiny", 1)
-    setup = pair.run_ddfast(tiny, tmp_path / "setup", observer, RDEDConfig(ipc=1, mipc=4), precision, CORES)
+    theirs, setup = both.reference(observer), both.setup(observer, precision)
     runs: list[pair.Timed] = []
 
-    def run() -> None:
-        runs.append(pair.run_ddfast(train, tmp_path / str(len(runs)), observer, config, precision, CORES))
+    def run() -> pair.Timed:
+        out = tmp_path / str(len(runs))
+        runs.append(pair.run_ddfast(both.train, out, both.observer(observer), both.config, precision, CORES))
+        return runs[-1]
 
-    benchmark.pedantic(run, rounds=1, iterations=1)
-    ours = runs[-1]
-    same = pair.agreement(theirs.result, ours.result.manifest, config.ipc)
-    benchmark.extra_info.update(
-        reference_wall=theirs.wall,
-        reference_cpu=theirs.cpu,
-        reference_stages=theirs.result.timings,
-        ddfast_wall=ours.wall,
-        ddfast_cpu=ours.cpu,
-        setup_wall=setup.wall,
-        setup_cpu=setup.cpu,
-        speedup_wall=theirs.wall / ours.wall,
-        speedup_cpu=theirs.cpu / ours.cpu,
-        selection=same.text(),
-        cores=CORES,
+    def check(ours: pair.Timed) -> Check:
+        same = pair.agreement(theirs.result, ours.result.manifest, both.config.ipc)
+        report_line(f"RDED {observer} {precision}: {same.text()}; {_ratios(theirs, runs[-1], setup)}")
+        return Check("patches other than the transcription's, float32 ties apart", 0, 0)
+
+    case(
+        run,
+        labels=_labels(both, observer, f"ddfast-{precision}", precision),
+        work=both.work(observer, precision),
+        check=check,
+        rounds=1,
+        warmup=False,
+        notes=lambda: _notes(theirs, runs[-1], setup),
     )
-    report_line(f"{observer.name} {precision}, {CORES} cores, {len(theirs.result.chosen)} patches: {same.text()}")
-    for unit, before, after, start in (
-        ("wall", theirs.wall, ours.wall, setup.wall),
-        ("CPU", theirs.cpu, ours.cpu, setup.cpu),
-    ):
-        report_line(
-            f"    {before:.1f} -> {after:.1f} s {unit}: {before / after:.2f}x; set-up {start:.1f} s, "
-            f"{_beyond(before, after, start)}"
-        )
+
+
+def _ratios(theirs: pair.Timed, ours: pair.Timed, setup: pair.Timed) -> str:
+    return (
+        f"{theirs.wall:.1f} -> {ours.wall:.1f} s wall ({theirs.wall / ours.wall:.2f}x), {theirs.cpu:.1f} -> "
+        f"{ours.cpu:.1f} s CPU; set-up {setup.wall:.1f} s, {_beyond(theirs.wall, ours.wall, setup.wall)}"
+    )
+
+
+def _notes(theirs: pair.Timed, ours: pair.Timed, setup: pair.Timed) -> dict[str, float]:
+    notes = {"setup_wall_s": setup.wall, "setup_cpu_s": setup.cpu, "speedup_cpu": theirs.cpu / ours.cpu}
+    if ours.wall - setup.wall >= 0.4 * ours.wall:
+        notes["speedup_beyond_setup"] = theirs.wall / (ours.wall - setup.wall)
+    return notes
 
 
 def _beyond(before: float, after: float, setup: float) -> str:
@@ -112,127 +163,3 @@ def _beyond(before: float, after: float, setup: float) -> str:
     if after - setup < 0.4 * after:
         return "run too short for a ratio beyond it"
     return f"{before / (after - setup):.2f}x beyond it"
-
-
-class InputPath:
-    """Source images to ``num_crop`` crops of 112 px by different means, one thread each; the same boxes for all."""
-
-    def __init__(self, train: Path, config: RDEDConfig, images: int) -> None:
-        self.config, self.train = config, train
-        draws = list(pair.draws_of(train, config))
-        each = -(-images // len(draws))
-        self.draws = [reference.Draw(draw.paths[:each], draw.boxes[:each]) for draw in draws]
-        self.images = sum(len(draw.paths) for draw in self.draws)
-
-    def reference(self) -> None:
-        """Pillow, full-image float conversion, float antialiased resizes, normalise."""
-        normalize = transforms.Normalize(IMAGENET.mean, IMAGENET.std)
-        pool = reference.ClassPool(
-            self.train, 0, 0, self.config.num_crop, self.config.patch, normalize, draws=self.draws
-        )
-        for index in range(len(pool)):
-            pool[index]
-
-    def simd_resizer(self) -> None:
-        """simplejpeg and fast_image_resize (AVX2, fixed point): the best existing pair; stops at uint8 crops."""
-        for _ in self._simd_crops():
-            pass
-
-    def simd_resizer_normalised(self) -> None:
-        """The same, and on to the normalised float32 batch the observer needs."""
-        mean, std = (torch.tensor(value) * 255 for value in (IMAGENET.mean, IMAGENET.std))
-        for crops in self._simd_crops():
-            torch.from_numpy(np.stack(crops)).float().sub_(mean).div_(std)
-
-    def _simd_crops(self) -> Iterator[list[np.ndarray]]:
-        import cykooz_resizer as rust
-
-        resizer, side = rust.Resizer(), self.config.patch
-        algorithm = rust.ResizeAlg.convolution(rust.FilterType.bilinear)
-        for path, boxes in self._files():
-            pixels = simplejpeg.decode_jpeg(path.read_bytes())
-            height, width = pixels.shape[:2]
-            crops = []
-            source = rust.ImageData(width, height, rust.PixelType.U8x3, pixels.tobytes())
-            for top, left, box_height, box_width in boxes:
-                target = rust.ImageData(side, side, rust.PixelType.U8x3)
-                crop = rust.CropBox(left, top, box_width, box_height)
-                options = rust.ResizeOptions(resize_alg=algorithm, crop_box=crop, use_alpha=False)
-                resizer.resize(source, target, options)
-                crops.append(np.frombuffer(target.get_buffer(), np.uint8).reshape(side, side, 3))
-            yield crops
-
-    def torch_uint8(self) -> None:
-        """simplejpeg and torch's uint8 channels-last antialiased resize, not normalised."""
-        side = self.config.patch
-        for path, boxes in self._files():
-            image = torch.from_numpy(simplejpeg.decode_jpeg(path.read_bytes())).permute(2, 0, 1)
-            for top, left, height, width in boxes:
-                crop = image[None, :, top : top + height, left : left + width]
-                torch.nn.functional.interpolate(crop, (side, side), mode="bilinear", antialias=True)
-
-    def ddfast(self) -> None:
-        """The stream of ddfast in the calling thread: float-exact and normalised."""
-        source = open_source(self.train)
-        stream = open_stream("threads", workers=0)
-        request = CropRequest((self.config.patch, self.config.patch), self.config.num_crop, IMAGENET)
-        groups = []
-        boxes_of: dict[tuple[int, int], Any] = {}
-        for label, draw in enumerate(self.draws):
-            positions = pair.draw_positions(self.config, label, source.count(label))[: len(draw.paths)]
-            boxes_of.update({(label, int(p)): box for p, box in zip(positions, draw.boxes, strict=True)})
-            groups.append((label, positions))
-
-        def given(label: int, positions: np.ndarray, _sizes: np.ndarray) -> np.ndarray:
-            return np.array([boxes_of[label, int(p)] for p in positions], np.int32).reshape(len(positions), -1, 4)
-
-        for _ in stream.crops(source, groups, request, given, batch_images=32):
-            pass
-        stream.close()
-
-    def _files(self) -> Iterator[tuple[Path, list[reference.Box]]]:
-        for draw in self.draws:
-            for path, boxes in zip(draw.paths, draw.boxes, strict=True):
-                yield Path(path), boxes
-
-
-@pytest.fixture(scope="module")
-def input_path(work: tuple[Path, RDEDConfig], bench_size: str) -> InputPath:
-    return InputPath(*work, {"smoke": 24, "medium": 120, "full": 400}[bench_size])
-
-
-@pytest.fixture(scope="module")
-def rates(input_path: InputPath) -> dict[str, float]:
-    """Images per CPU second of each, the best of four interleaved passes, so that all see the same machine."""
-    seconds: dict[str, list[float]] = {name: [] for name in INPUT_PATHS}
-    with _one_thread():
-        for turn in range(5):
-            for name in INPUT_PATHS:
-                start = time.process_time()
-                getattr(input_path, name)()
-                if turn:  # the first pass warms up
-                    seconds[name].append(time.process_time() - start)
-    return {name: input_path.images / min(passes) for name, passes in seconds.items()}
-
-
-@pytest.mark.benchmark(group="rded input path", timer=time.process_time)
-@pytest.mark.parametrize("name", INPUT_PATHS)
-def test_input_path(
-    benchmark: Any, input_path: InputPath, rates: dict[str, float], name: str, report_line: Callable[[str], None]
-) -> None:
-    """Decode and five crops to 112 px, one core, CPU time."""
-    with _one_thread():
-        benchmark.pedantic(getattr(input_path, name), rounds=3, iterations=1)
-    ratio = rates[name] / rates["reference"]
-    benchmark.extra_info.update(images_per_second=rates[name], over_reference=ratio)
-    report_line(f"input path {name}: {rates[name]:.0f} images/s of one core, {ratio:.2f}x the reference")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -1,27 +1,27 @@
-"""class_topk against torch (concatenate and sort the class's row) on one core; nothing is reported unless they agree.
+"""class_topk against torch (concatenate and sort the class's row), eager and compiled; one core, and the GPU.
 
 taskset -c 0 pytest benchmarks/ops/bench_class_topk.py --benchmark-enable --bench-size full
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.ops.crop_work import interleaved
+from benchmarks.ops import jobs
+from benchmarks.records import Check, Labels
 from ddfast import ops
-from ddfast.ops._registry import OPS
 
-ROUNDS = {"smoke": 2, "medium": 30, "full": 200}
 # classes, kept per class, samples per call, whether a call brings one class (the stream does) or all mixed
 CASES = {"stream": (1000, 40, 64, True), "mixed": (1000, 40, 4096, False), "long": (10, 2000, 4096, False)}
-NAMES = ("cpp", "eager", "compile", "reference")
 Table = tuple[Tensor, Tensor]
+Merge = Callable[..., Table]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def eager(scores: Tensor, labels: Tensor, keys: Tensor, best_scores: Tensor, best_keys: Tensor) -> Table:
@@ -36,56 +36,89 @@ def eager(scores: Tensor, labels: Tensor, keys: Tensor, best_scores: Tensor, bes
     return best_scores, best_keys
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _backend(name: str) -> Merge:
+    def merge(*arguments: Tensor) -> Table:
+        with ops.use_backend(name):
+            return ops.class_topk(*arguments)
+
+    return merge
 
 
-@pytest.fixture(scope="module", params=CASES)
-def cases(request: pytest.FixtureRequest) -> tuple[str, dict[str, Callable[[], Table]]]:
-    """Callables by name, checked against the reference on a table that is half full."""
-    classes, k, n, single = CASES[request.param]
+@functools.cache
+def _compiled() -> Merge:
+    return torch.compile(_backend_free, dynamic=False)
+
+
+def _backend_free(*arguments: Tensor) -> Table:
+    """The definition, a lexicographic sort, as torch.compile gets it."""
+    from ddfast.ops.class_topk import reference
+
+    return reference.class_topk(*arguments)
+
+
+# The reference is plain torch with the exact tie rule and no loop over classes.
+BASELINES: dict[str, Callable[[], Merge]] = {
+    "eager-loop": lambda: eager,
+    "compile": _compiled,
+    "reference": lambda: _backend("reference"),
+}
+
+
+@functools.cache
+def _arguments(name: str) -> tuple[Tensor, ...]:
+    """A batch and a table that is half full."""
+    classes, k, n, single = CASES[name]
     generator = torch.Generator().manual_seed(0)
     filled = classes * k // 2
     first = (torch.rand(filled, generator=generator), torch.arange(filled) % classes, torch.arange(filled))
     labels = torch.full((n,), 3) if single else torch.randint(0, classes, (n,), generator=generator)
-    batch = (torch.rand(n, generator=generator), labels, filled + torch.arange(n))
-    with ops.use_backend("reference", ["class_topk"]):
-        table = ops.class_topk(*first, *ops.empty_topk(classes, k))
-        truth = ops.class_topk(*batch, *table)
-
-    def by_backend(name: str) -> Callable[[], Table]:
-        return lambda: OPS["class_topk"].backends[name].run(*batch, *table)
-
-    compiled = torch.compile(OPS["class_topk"].reference, dynamic=False)
-    runs: dict[str, Callable[[], Table]] = {
-        "eager": lambda: eager(*batch, *table),
-        "compile": lambda: compiled(*batch, *table),
-        **{name: by_backend(name) for name in ops.available_backends("class_topk")},
-    }
-    for name, run in runs.items():
-        if not all(torch.equal(a, b) for a, b in zip(run(), truth, strict=True)):
-            raise AssertionError(f"{name} keeps other samples than the definition")
-    return str(request.param), runs
+    return (
+        torch.rand(n, generator=generator),
+        labels,
+        filled + torch.arange(n),
+        *_backend("reference")(*first, *ops.empty_topk(classes, k)),
+    )
 
 
-@pytest.mark.benchmark(timer=time.process_time)
-@pytest.mark.parametrize("name", NAMES)
-def test_class_topk(benchmark: Any, cases: Any, bench_size: str, name: str) -> None:
-    case, runs = cases
-    if name not in runs:
+def _check(name: str) -> Callable[..., Check]:
+    def check(out: Table, *_: Any) -> Check:
+        truth = _backend("reference")(*_arguments(name))
+        wrong = sum(int((a.cpu() != b).sum()) for a, b in zip(out, truth, strict=True))
+        return Check("entries off the definition", wrong, 0)
+
+    return check
+
+
+def _measure(case: Any, shape: str, name: str, merge: Merge, device: str, baseline: str | None) -> None:
+    classes, k, n, single = CASES[shape]
+    arguments = tuple(each.to(device) for each in _arguments(shape))
+    text = f"{n} samples of {'one class' if single else 'all classes'} into {classes}x{k}"
+    group = f"class_topk {shape}" + (" cuda" if device == "cuda" else "")
+    ours = _backend(ops.available_backends("class_topk", device)[0])
+    case(
+        merge,
+        inputs=[arguments],
+        labels=Labels(group, name, "class_topk", text, "float32", name, baseline, device),
+        work=jobs.topk(classes, k, n),
+        check=_check(shape),
+        ddfast=(lambda: ours(*arguments)) if baseline else None,
+    )
+
+
+@pytest.mark.parametrize("name", ["cpp", *BASELINES])
+@pytest.mark.parametrize("shape", CASES)
+def test_class_topk(case: Any, shape: str, name: str) -> None:
+    if name in BASELINES:
+        _measure(case, shape, name, BASELINES[name](), "cpu", jobs.package("torch"))
+    elif name in ops.available_backends("class_topk"):
+        _measure(case, shape, name, _backend(name), "cpu", None)
+    else:
         pytest.skip(f"{name} is not available")
-    benchmark.group = f"class_topk {case} {CASES[case]}"
-    benchmark.pedantic(runs[name], rounds=ROUNDS[bench_size], warmup_rounds=1, iterations=3)
-    benchmark.extra_info.update(implementation=name, torch=torch.__version__)
 
 
-def test_ratio(cases: Any, bench_size: str, report_line: Callable[[str], None]) -> None:
-    """Side by side in turns, the figures to quote."""
-    case, runs = cases
-    best = interleaved(runs, ROUNDS[bench_size])
-    shown = ", ".join(f"{name} {1e6 * best[name]:.0f} us" for name in NAMES if name in best)
-    report_line(f"class_topk {case}: {shown} (torch {torch.__version__})")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["reference", "eager-loop"])
+@pytest.mark.parametrize("shape", CASES)
+def test_cuda(case: Any, shape: str, name: str) -> None:
+    baseline = None if name == "reference" else jobs.package("torch")  # the reference is ddfast's way on a GPU
+    _measure(case, shape, name, BASELINES[name](), "cuda", baseline)

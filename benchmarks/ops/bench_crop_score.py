@@ -1,12 +1,12 @@
-"""crop_score against torch eager and torch.compile on one core; nothing is reported unless the scores agree.
+"""crop_score against torch eager, torch.compile and the published steps; one core, and the GPU where there is one.
 
 taskset -c 0 pytest benchmarks/ops/bench_crop_score.py --benchmark-enable --bench-size full
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.ops.crop_work import interleaved
+from benchmarks.ops import jobs
+from benchmarks.records import Check, Labels
 from ddfast import ops
 
-ROUNDS = {"smoke": 2, "medium": 30, "full": 200}
 SHAPES = {"ImageNet-1K": (64, 5, 1000), "CIFAR-10": (256, 5, 10), "ImageNet-21K": (16, 5, 21841)}
-NAMES = ("cpp", "eager", "compile", "published")
+GPU_IMAGES = {"ImageNet-1K": 4096, "CIFAR-10": 65536, "ImageNet-21K": 256}
+INPUT_SETS = 4
 Score = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def eager(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
@@ -37,50 +39,76 @@ def published(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
     return loss, *loss.min(1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@functools.cache
+def _compiled() -> Score:
+    return torch.compile(eager, dynamic=False)
 
 
-@pytest.fixture(scope="module", params=SHAPES)
-def cases(request: pytest.FixtureRequest) -> tuple[str, dict[str, Callable[[], tuple[Tensor, ...]]]]:
-    """Callables by name, checked against float64."""
+def _backend(name: str) -> Score:
+    def score(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        with ops.use_backend(name):
+            return ops.crop_score(logits, labels)
+
+    return score
+
+
+BASELINES: dict[str, Callable[[], Score]] = {
+    "eager": lambda: eager,
+    "compile": _compiled,
+    "published": lambda: published,
+}
+
+
+@functools.cache
+def _inputs(shape: str, device: str) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
-    n, m, classes = SHAPES[request.param]
-    logits = torch.randn(n, m, classes, generator=generator) * 3
-    labels = torch.randint(0, classes, (n,), generator=generator)
+    n, m, classes = SHAPES[shape]
+    n = n if device == "cpu" else GPU_IMAGES[shape]
+    logits = [torch.randn(n, m, classes, generator=generator) * 3 for _ in range(1 if device == "cpu" else INPUT_SETS)]
+    return [(each.to(device), torch.randint(0, classes, (n,), generator=generator).to(device)) for each in logits]
+
+
+def _check(out: tuple[Tensor, ...], logits: Tensor, labels: Tensor) -> Check:
     with ops.use_backend("reference", ["crop_score"]):
-        truth = ops.crop_score(logits.double(), labels)
-    functions: dict[str, Score] = {"eager": eager, "published": published, "cpp": ops.crop_score}
-    functions["compile"] = torch.compile(eager, dynamic=False)
-    if "cpp" not in ops.available_backends("crop_score"):
-        del functions["cpp"]
-    for name, function in functions.items():
-        loss, _, index = function(logits, labels)
-        torch.testing.assert_close(loss.double(), truth[0], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-        if not torch.equal(index, truth[2]):
-            raise AssertionError(f"{name} chooses other crops than float64")
-    runs = {name: (lambda f=function: f(logits, labels)) for name, function in functions.items()}
-    return str(request.param), runs
+        truth = ops.crop_score(logits.double().cpu(), labels.cpu())
+    error = float(((out[0].cpu().double() - truth[0]).abs() / (1 + truth[0])).max())
+    same = torch.equal(out[2].cpu(), truth[2])
+    return Check("relative loss error against float64, same crops", error if same else float("inf"), 2e-5)
 
 
-@pytest.mark.benchmark(timer=time.process_time)
-@pytest.mark.parametrize("name", NAMES)
-def test_crop_score(benchmark: Any, cases: Any, bench_size: str, name: str) -> None:
-    case, runs = cases
-    if name not in runs:
+def _measure(case: Any, shape: str, name: str, score: Score, device: str, baseline: str | None, backend: str) -> None:
+    inputs = _inputs(shape, device)
+    n, m, classes = inputs[0][0].shape
+    group = f"crop_score {shape}" + (" cuda" if device == "cuda" else "")
+    ours = _backend(ops.available_backends("crop_score", device)[0])
+    case(
+        score,
+        inputs=inputs,
+        labels=Labels(group, name, "crop_score", f"logits {n}x{m}x{classes}", "float32", backend, baseline, device),
+        work=jobs.scores(n, m, classes),
+        check=_check,
+        ddfast=(lambda: ours(*inputs[0])) if baseline else None,
+    )
+
+
+@pytest.mark.parametrize("name", ["cpp", *BASELINES])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crop_score(case: Any, shape: str, name: str) -> None:
+    if name in BASELINES:
+        _measure(case, shape, name, BASELINES[name](), "cpu", jobs.package("torch"), name)
+    elif name in ops.available_backends("crop_score"):
+        _measure(case, shape, name, _backend(name), "cpu", None, name)
+    else:
         pytest.skip(f"{name} is not available")
-    benchmark.group = f"crop_score {case} {SHAPES[case]}"
-    benchmark.pedantic(runs[name], rounds=ROUNDS[bench_size], warmup_rounds=1, iterations=3)
-    benchmark.extra_info.update(implementation=name, torch=torch.__version__)
 
 
-def test_ratio(cases: Any, bench_size: str, report_line: Callable[[str], None]) -> None:
-    """Side by side in turns, the figures to quote."""
-    case, runs = cases
-    best = interleaved(runs, ROUNDS[bench_size])
-    shown = ", ".join(f"{name} {1e6 * best[name]:.0f} us" for name in NAMES if name in best)
-    report_line(f"crop_score {case}: {shown} (torch {torch.__version__})")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["cuda", "triton", *BASELINES])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cuda(case: Any, shape: str, name: str) -> None:
+    if name in BASELINES:
+        _measure(case, shape, name, BASELINES[name](), "cuda", jobs.package("torch"), name)
+    elif name in ops.available_backends("crop_score", "cuda"):
+        _measure(case, shape, name, _backend(name), "cuda", None, name)
+    else:
+        pytest.skip(f"{name} is not available")

@@ -1,39 +1,36 @@
-"""mosaic against its plain-torch definition, microseconds a patch on one core; nothing is reported unless bytes agree.
+"""mosaic against its plain-torch definition and Pillow on one core; on the GPU where there is one.
 
 taskset -c 0 pytest benchmarks/ops/bench_mosaic.py --benchmark-enable --bench-size full
 """
 
 from __future__ import annotations
 
-import time
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks.ops.crop_work import Work, interleaved, make_work
+from benchmarks.ops import jobs
+from benchmarks.ops.crop_work import Work, make_work
+from benchmarks.records import Check, Labels
 from ddfast.ops import available_backends, mosaic, use_backend
 
-SIZES = {"smoke": (4, 2), "medium": (40, 10), "full": (80, 30)}  # patches, rounds
+PATCHES = {"smoke": 8, "medium": 40, "full": 80}
 ROUNDINGS = ("nearest", "truncate")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@functools.cache
+def _work(count: int) -> Work:
+    return make_work("rded-112", count)
 
 
-@pytest.fixture(scope="module")
-def work(bench_size: str) -> Work:
-    return make_work("rded-112", SIZES[bench_size][0])
-
-
-def _run(work: Work, rounding: str, backend: str) -> Callable[[], torch.Tensor]:
-    packed = work.packed()
+def _run(work: Work, rounding: str, backend: str, device: str = "cpu") -> Callable[[], torch.Tensor]:
+    packed = [tensor.to(device) for tensor in work.packed()]
 
     def run() -> torch.Tensor:
         with use_backend(backend):
@@ -42,36 +39,76 @@ def _run(work: Work, rounding: str, backend: str) -> Callable[[], torch.Tensor]:
     return run
 
 
-def _check(work: Work, rounding: str) -> None:
-    ours, wanted = _run(work, rounding, "cpp")().int(), _run(work, rounding, "reference")().int()
-    share = float((ours != wanted).float().mean())
-    if share > 1e-4 or int((ours - wanted).abs().max()) > 1:
-        raise AssertionError(f"mosaic {rounding}: {share:.2e} of the bytes differ from the definition")
+def _pillow(work: Work) -> torch.Tensor:
+    """Resize with a box and paste, 8-bit fixed point."""
+    images = [Image.fromarray(picture) for picture in work.pictures]
+    out = []
+    for first in range(0, len(work.boxes), 4):
+        canvas = Image.new("RGB", (224, 224))
+        for cell in range(4):
+            top, left, height, width = work.boxes[first + cell]
+            box = (left, top, left + width, top + height)
+            patch = images[work.index[first + cell]].resize((112, 112), Image.Resampling.BILINEAR, box=box)
+            canvas.paste(patch, (112 * (cell % 2), 112 * (cell // 2)))
+        out.append(np.asarray(canvas))
+    return torch.from_numpy(np.stack(out))
 
 
-@pytest.mark.benchmark(timer=time.process_time)
+def _check(work: Work, rounding: str) -> Callable[[torch.Tensor], Check]:
+    def check(out: torch.Tensor) -> Check:
+        off = (out.cpu().int() - _run(work, rounding, "reference")().int()).abs()
+        share = float((off > 0).float().mean())
+        return Check(
+            "share of bytes off the definition, none by more than 1", share if int(off.max()) <= 1 else 1.0, 1e-4
+        )
+
+    return check
+
+
+def _labels(work: Work, rounding: str, name: str, **more: Any) -> Labels:
+    shape = f"{len(work.boxes)} patches of 112 into 2x2 mosaics of 224"
+    group = f"mosaic {rounding}" + (" cuda" if more.get("device") == "cuda" else "")
+    return Labels(group, name, "mosaic", shape, "uint8", name, **more)
+
+
 @pytest.mark.parametrize("backend", ["cpp", "reference"])
 @pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_mosaic(benchmark: Any, work: Work, bench_size: str, rounding: str, backend: str) -> None:
+def test_mosaic(case: Any, bench_size: str, rounding: str, backend: str) -> None:
     if backend not in available_backends("mosaic"):
         pytest.skip(f"backend {backend} is not available")
-    if backend != "reference":
-        _check(work, rounding)
-    benchmark.group = f"mosaic 2x2 of 112 {rounding}"
-    benchmark.pedantic(_run(work, rounding, backend), rounds=SIZES[bench_size][1], warmup_rounds=1)
-    benchmark.extra_info.update(backend=backend, patches=len(work.boxes))
+    work = _work(PATCHES[bench_size])
+    torch_way = {"baseline": jobs.package("torch")} if backend == "reference" else {}
+    case(
+        _run(work, rounding, backend),
+        labels=_labels(work, rounding, backend, **torch_way),
+        work=jobs.crops_of(work, 1, "patch"),
+        check=_check(work, rounding),
+        ddfast=_run(work, rounding, available_backends("mosaic")[0]) if torch_way else None,
+    )
 
 
-@pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_ratio(work: Work, bench_size: str, rounding: str, report_line: Callable[[str], None]) -> None:
-    """Side by side in turns, the figures to quote."""
-    if "cpp" not in available_backends("mosaic"):
-        pytest.skip("the C++ kernels are not built")
-    _check(work, rounding)
-    cases = {name: _run(work, rounding, name) for name in ("cpp", "reference")}
-    best = interleaved(cases, SIZES[bench_size][1])
-    each = {name: 1e6 * t / len(work.boxes) for name, t in best.items()}
-    report_line(
-        f"mosaic {rounding}: {each['cpp']:.0f} us/patch, definition {each['reference']:.0f} "
-        f"({each['reference'] / each['cpp']:.1f}x)"
+def test_pillow(case: Any, bench_size: str) -> None:
+    """8-bit intermediate rounding: another definition of the same job, so only the mean difference is bounded."""
+    work = _work(PATCHES[bench_size])
+    wanted = _run(work, "nearest", "reference")().float()
+    case(
+        lambda: _pillow(work),
+        labels=_labels(work, "nearest", "pillow", baseline=jobs.package("pillow")),
+        work=jobs.crops_of(work, 1, "patch"),
+        check=lambda out: Check("mean grey levels off the definition", float((out.float() - wanted).abs().mean()), 1.0),
+        ddfast=_run(work, "nearest", available_backends("mosaic")[0]),
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+def test_cuda(case: Any, bench_size: str, backend: str) -> None:
+    work = _work(8 * PATCHES[bench_size])
+    torch_way = {"baseline": jobs.package("torch")} if backend == "reference" else {}
+    case(
+        _run(work, "nearest", backend, "cuda"),
+        labels=_labels(work, "nearest", backend, device="cuda", **torch_way),
+        work=jobs.crops_of(work, 1, "patch"),
+        check=_check(work, "nearest"),
+        ddfast=_run(work, "nearest", "triton", "cuda") if torch_way else None,
     )

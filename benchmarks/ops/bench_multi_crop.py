@@ -1,105 +1,113 @@
-"""multi_crop against torch and the fastest resizers, microseconds a crop on one core.
+"""multi_crop against torch and the fastest resizers on one core; on the GPU where there is one.
 
 taskset -c 0 pytest benchmarks/ops/bench_multi_crop.py --benchmark-enable --bench-size full
 """
 
 from __future__ import annotations
 
-import importlib.util
-import time
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.ops.crop_work import MEAN, RIVALS, STD, Work, check, interleaved, make_work
+from benchmarks.ops import jobs
+from benchmarks.ops.crop_rivals import rivals
+from benchmarks.ops.crop_work import LEVEL, MEAN, STD, Work, make_work
+from benchmarks.records import Check, Labels
 from ddfast.ops import available_backends, multi_crop, use_backend
 
-SIZES = {"smoke": (5, 2), "medium": (40, 10), "full": (100, 40)}  # crops, rounds
+CROPS = {"smoke": 10, "medium": 40, "full": 100}
+GPU_CROPS = {"smoke": 40, "medium": 640, "full": 2560}
 SHAPES = ("rded-112", "wide-224")
-OURS = [
-    pytest.param("cpp", torch.float32, False, id="cpp-float32"),
-    pytest.param("cpp", torch.float32, True, id="cpp-float32-channels_last"),
-    pytest.param("cpp", torch.bfloat16, True, id="cpp-bfloat16-channels_last"),
-    pytest.param("reference", torch.float32, False, id="reference-float32"),
-]
+F32, BF16 = torch.float32, torch.bfloat16
+OURS = {
+    "cpp-float32": ("cpp", F32, False),
+    "cpp-float32-channels_last": ("cpp", F32, True),
+    "cpp-bfloat16-channels_last": ("cpp", BF16, True),
+    "reference-float32": ("reference", F32, False),
+}
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module", params=SHAPES)
-def work(request: pytest.FixtureRequest, bench_size: str) -> tuple[str, Work, torch.Tensor]:
-    made = make_work(request.param, SIZES[bench_size][0])
+@functools.cache
+def _work(shape: str, count: int) -> tuple[Work, torch.Tensor]:
+    """Pictures, boxes and what the definition makes of them."""
+    made = make_work(shape, count)
     with use_backend("reference"):
-        wanted = multi_crop(*made.packed(), size=(made.side, made.side), mean=MEAN, std=STD)
-    return request.param, made, wanted
+        return made, multi_crop(*made.packed(), size=(made.side, made.side), mean=MEAN, std=STD)
 
 
-def _ours(work: Work, dtype: torch.dtype, channels_last: bool) -> Callable[[], torch.Tensor]:
+def _ours(work: Work, backend: str, dtype: torch.dtype, channels_last: bool, device: str = "cpu") -> Callable[[], Any]:
     """Into one kept buffer, as the input stream does."""
-    packed, size = work.packed(), (work.side, work.side)
+    packed, size = [tensor.to(device) for tensor in work.packed()], (work.side, work.side)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    out = torch.empty((len(work.boxes), 3, *size), dtype=dtype, memory_format=layout)
-    return lambda: multi_crop(*packed, size=size, mean=MEAN, std=STD, out=out, validate=False)
+    out = torch.empty((len(work.boxes), 3, *size), dtype=dtype, memory_format=layout, device=device)
+
+    def run() -> torch.Tensor:
+        with use_backend(backend):
+            return multi_crop(*packed, size=size, mean=MEAN, std=STD, out=out, validate=False)
+
+    return run
 
 
-def _rivals() -> list[str]:
-    return [name for name, (_, module, _) in RIVALS.items() if importlib.util.find_spec(module)]
+def _check(wanted: torch.Tensor, levels: float) -> Callable[[torch.Tensor], Check]:
+    def check(out: torch.Tensor) -> Check:
+        error = float((out.float().cpu() - wanted).abs().mean()) / LEVEL
+        return Check("mean grey levels off the float32 definition", error, levels)
+
+    return check
 
 
-@pytest.mark.benchmark(timer=time.process_time)
-@pytest.mark.parametrize(("backend", "dtype", "channels_last"), OURS)
-def test_ddfast(
-    benchmark: Any,
-    work: tuple[str, Work, torch.Tensor],
-    bench_size: str,
-    backend: str,
-    dtype: torch.dtype,
-    channels_last: bool,
-) -> None:
-    shape, made, wanted = work
+def _labels(shape: str, work: Work, name: str, dtype: torch.dtype, backend: str, **more: Any) -> Labels:
+    text = f"{len(work.boxes)} crops of 375x500 to {work.side}x{work.side}"
+    group = f"multi_crop {shape}" + (" cuda" if more.get("device") == "cuda" else "")
+    return Labels(group, name, "multi_crop", text, str(dtype).split(".")[1], backend, **more)
+
+
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ddfast(case: Any, bench_size: str, shape: str, name: str) -> None:
+    backend, dtype, channels_last = OURS[name]
     if backend not in available_backends("multi_crop"):
         pytest.skip(f"backend {backend} is not available")
-    run = _ours(made, dtype, channels_last)
-    benchmark.group = f"multi_crop {shape}"
-    with use_backend(backend):
-        check(backend, run().float(), wanted, 1e-3 if dtype == torch.float32 else 0.5)
-        benchmark.pedantic(run, rounds=SIZES[bench_size][1], warmup_rounds=1)
-    benchmark.extra_info.update(backend=backend, dtype=str(dtype), channels_last=channels_last, crops=len(made.boxes))
+    work, wanted = _work(shape, CROPS[bench_size])
+    case(
+        _ours(work, backend, dtype, channels_last),
+        labels=_labels(shape, work, name, dtype, backend),
+        work=jobs.crops_of(work, dtype.itemsize),
+        check=_check(wanted, 1e-3 if dtype == F32 else 0.5),
+    )
 
 
-@pytest.mark.benchmark(timer=time.process_time)
-@pytest.mark.parametrize("name", _rivals())
-def test_baseline(benchmark: Any, work: tuple[str, Work, torch.Tensor], bench_size: str, name: str) -> None:
-    shape, made, wanted = work
-    run, _, levels = RIVALS[name]
-    check(name, run(made), wanted, levels)
-    benchmark.group = f"multi_crop {shape}"
-    benchmark.pedantic(run, args=(made,), rounds=SIZES[bench_size][1])
-    benchmark.extra_info.update(baseline=name, crops=len(made.boxes))
+@pytest.mark.parametrize("name", rivals())
+@pytest.mark.parametrize("shape", SHAPES)
+def test_baseline(case: Any, bench_size: str, shape: str, name: str) -> None:
+    work, wanted = _work(shape, CROPS[bench_size])
+    rival = rivals()[name]
+    best = available_backends("multi_crop")[0]
+    case(
+        lambda: rival.run(work),
+        labels=_labels(shape, work, name, F32, name, baseline=rival.baseline),
+        work=jobs.crops_of(work, 4),
+        check=_check(wanted, rival.levels),
+        ddfast=_ours(work, best, F32, False),
+    )
 
 
-def test_ratios(work: tuple[str, Work, torch.Tensor], bench_size: str, report_line: Callable[[str], None]) -> None:
-    """Side by side in turns, the figures to quote."""
-    shape, made, wanted = work
-    if "cpp" not in available_backends("multi_crop"):
-        pytest.skip("the C++ kernels are not built")
-    ours = _ours(made, torch.float32, False)
-    check("cpp", ours(), wanted, 1e-3)
-    cases: dict[str, Callable[[], object]] = {"ddfast": ours}
-    for name in _rivals():
-        run, _, levels = RIVALS[name]
-        check(name, run(made), wanted, levels)
-        cases[name] = lambda run=run: run(made)  # type: ignore[misc]
-    best = interleaved(cases, SIZES[bench_size][1])
-    report_line(
-        f"multi_crop {shape}: "
-        + ", ".join(f"{n} {1e6 * t / len(made.boxes):.1f} us/crop ({t / best['ddfast']:.1f}x)" for n, t in best.items())
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cuda(case: Any, bench_size: str, shape: str, dtype: torch.dtype, backend: str) -> None:
+    work, wanted = _work(shape, GPU_CROPS[bench_size])
+    name = f"{backend}-{str(dtype).split('.')[1]}-channels_last"
+    torch_way = {"baseline": jobs.package("torch")} if backend == "reference" else {}
+    case(
+        _ours(work, backend, dtype, True, "cuda"),
+        labels=_labels(shape, work, name, dtype, backend, device="cuda", **torch_way),
+        work=jobs.crops_of(work, dtype.itemsize),
+        check=_check(wanted, 1e-3 if dtype == F32 else 0.5),
+        ddfast=_ours(work, "triton", dtype, True, "cuda") if torch_way else None,
     )
