@@ -177,11 +177,11 @@ def crop_seconds(crops: int = 5) -> float:
 
 def encode_seconds() -> float:
     """Seconds to write one 224 px picture as Pillow's default JPEG."""
-    picture = Image.fromarray(_picture(224, 224, 3))
+    image = Image.fromarray(picture(224, 224, 3))
 
     def many() -> None:
         for _ in range(10):
-            picture.save(io.BytesIO(), "JPEG")
+            image.save(io.BytesIO(), "JPEG")
 
     return cpu_seconds(many) / 10
 
@@ -196,12 +196,12 @@ def _jpegs(folder: Path | None) -> tuple[list[bytes], str]:
     files = []
     for seed, (height, width, quality) in enumerate(((375, 500, 95), (375, 500, 75), (224, 224, 95), (320, 427, 85))):
         memory = io.BytesIO()
-        Image.fromarray(_picture(height, width, seed)).save(memory, "JPEG", quality=quality)
+        Image.fromarray(picture(height, width, seed)).save(memory, "JPEG", quality=quality)
         files.append(memory.getvalue())
     return files, "decode fitted to made-up pictures, give --data for real ones"
 
 
-def _picture(height: int, width: int, seed: int) -> np.ndarray:
+def picture(height: int, width: int, seed: int) -> np.ndarray:
     """Smooth colour fields with noise, about as hard to decode as a photograph."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
