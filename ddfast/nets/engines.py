@@ -32,9 +32,9 @@ class Engine(Protocol):
     def many(self, chunks: list[Tensor]) -> list[Tensor]: ...
 
 
-def head_in_float32(module: fx.GraphModule) -> None:
-    """Casts a graph to bfloat16 except its last linear layer, which is cheap and decides the rounding of the logits."""
-    module.to(torch.bfloat16)
+def head_in_float32(module: fx.GraphModule, dtype: torch.dtype) -> None:
+    """Casts a graph to ``dtype`` but for its last linear layer, which is cheap and decides the logits' rounding."""
+    module.to(dtype)
     output = module.graph.output_node()
     last: Any = output.args[0]
     with module.graph.inserting_before(output):
@@ -103,9 +103,13 @@ class TorchEngine:
     def __init__(self, module: nn.Module, device: torch.device, threads: int | None) -> None:
         self.module = module.to(device).to(memory_format=torch.channels_last)
         self.run: Callable[[Tensor], Tensor] = self.module
-        slow = device.type == "cpu" and dtype_of(module) == torch.bfloat16
-        if slow and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            self.messages = ("this processor has no bfloat16 arithmetic: bf16 is slower than fp32 here",)
+        half = dtype_of(module) if device.type == "cpu" else None
+        for dtype, name, there in (
+            (torch.bfloat16, "bf16", torch.ops.mkldnn._is_mkldnn_bf16_supported),
+            (torch.float16, "fp16", torch.ops.mkldnn._is_mkldnn_fp16_supported),
+        ):
+            if half == dtype and not there():
+                self.messages = (f"this processor has no {name} arithmetic: {name} is slower than fp32 here",)
         self.threads = threads
 
     def many(self, chunks: list[Tensor]) -> list[Tensor]:
@@ -158,7 +162,7 @@ class OpenVinoEngine:
         count = threads or torch.get_num_threads()
         model = self._convert(module, sample)
         config = {
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision],
             "INFERENCE_NUM_THREADS": count,
             "NUM_STREAMS": count,
             # Pinned threads of several processes would all sit on the first cores.

@@ -16,7 +16,7 @@ from ddfast._types import IMAGENET
 from ddfast.data import draw_rrc_boxes, open_source
 from ddfast.methods.rded.config import PRESETS, RDEDConfig
 from ddfast.methods.rded.scorer import draw_positions
-from tests.methods.rded_case import SETTINGS, files_of
+from tests.methods.rded_case import SETTINGS, files_of, small_net
 
 
 def run(pictures: Path, net: nn.Module, out: Path, **settings: object) -> ddfast.DistilledSet:
@@ -63,7 +63,7 @@ def recorded_selection(result: ddfast.DistilledSet, config: RDEDConfig) -> list[
     return classes
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("factor", [1, 2, 3])
 def test_selection_equals_plain_loops_in_float64(
     pictures: Path, net: nn.Module, tmp_path: Path, factor: int, precision: str
@@ -75,7 +75,7 @@ def test_selection_equals_plain_loops_in_float64(
     for label, (wanted, got) in enumerate(zip(truth, found, strict=True)):
         assert [w[:2] for w in wanted] == [g[:2] for g in got], f"class {label}"
         np.testing.assert_allclose(
-            [g[2] for g in got], [w[2] for w in wanted], rtol=0.05 if precision == "bf16" else 1e-4
+            [g[2] for g in got], [w[2] for w in wanted], rtol={"bf16": 0.05, "fp16": 5e-3, "fp32": 1e-4}[precision]
         )
 
 
@@ -179,3 +179,16 @@ def test_tiny_losses_are_ranked_by_their_logits(pictures: Path, net: nn.Module, 
     wanted = [name for _, _, name in sorted(margins)[: config.patches]]
     assert max(margins)[0] < -100
     assert [cell[0] for cell in found[0]] == wanted
+
+
+def test_activations_that_overflow_in_half_precision_are_scored_in_float32(pictures: Path, tmp_path: Path) -> None:
+    net = small_net()
+    with torch.no_grad():  # 65504 is the largest float16; the second convolution brings the values back
+        net[1].weight.mul_(1e5)
+        net[1].bias.mul_(1e5)
+        net[3].weight.mul_(1e-5)
+    plain = run(pictures, net, tmp_path / "fp32")
+    half = run(pictures, net, tmp_path / "fp16", precision="fp16")
+    assert torch.equal(half.images, plain.images)
+    crops = 4 * 12 * 3
+    assert half.manifest["selection"]["rescored"]["fp32"] > crops // 2

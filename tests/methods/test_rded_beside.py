@@ -81,7 +81,7 @@ def test_kept_patches_are_scored_as_pictures_decoded_again(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("engine", ["torch", "compile"])
 @pytest.mark.parametrize("stream", ["threads", "torch"])
 def test_a_gpu_makes_the_same_images(

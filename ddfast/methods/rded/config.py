@@ -27,7 +27,7 @@ class RDEDConfig:
     observer: str | None = option(None, "torchvision/timm/ddfast model name, checkpoint file, or train:NAME", cli=True)
     weights: str | None = option(None, "file with the observer's weights (default: the published ones)")
     random_weights: bool = option(False, "untrained observer, for timing only; skips the class-order check")
-    precision: str = option("fp32", "fp32, or bf16 (near ties are re-scored in fp32: same selection)")
+    precision: str = option("fp32", "fp32; or bf16, on GPUs fp16 (near ties are re-scored in fp32: same selection)")
     rounding: str = option("nearest", "pixel rounding of the mosaics: nearest, or truncate as the reference does")
     format: str = option("folder", "folder (JPEG files), png (lossless files) or safetensors")
     jpeg_quality: int = option(75, "JPEG quality of the folder format (the reference's is 75)")
@@ -71,7 +71,7 @@ class RDEDConfig:
 
 
 _CHOICES = {
-    "precision": ("fp32", "bf16"),
+    "precision": ("fp32", "bf16", "fp16"),
     "rounding": ("nearest", "truncate"),
     "format": ("folder", "png", "safetensors"),
 }

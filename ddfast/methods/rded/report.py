@@ -15,6 +15,7 @@ import torch
 from ddfast.data import DecodeError, Source, decode_image
 from ddfast.methods._options import RunOptions
 from ddfast.methods.rded.config import RDEDConfig
+from ddfast.nets.forward import PRECISIONS
 
 if TYPE_CHECKING:
     from ddfast.data import CropBatch
@@ -127,7 +128,7 @@ class Report:
 
 def measure_peak(precision: str, device: str) -> float:
     """Floating-point operations per second of a large matrix product in this precision, best of a few."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = PRECISIONS[precision]
     side = _PEAK_SIDE if device == "cpu" else 8192  # a small product only measures the launch on a GPU
     a = torch.ones(side, side, dtype=dtype, device=device)
     best = float("inf")

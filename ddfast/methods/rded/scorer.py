@@ -17,7 +17,7 @@ from ddfast.data import Source, Stream, draw_rrc_boxes
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.selection import Level
 from ddfast.nets.capture import CaptureError, trace
-from ddfast.nets.forward import build_forward
+from ddfast.nets.forward import PRECISIONS, build_forward
 from ddfast.nets.observers import Observer
 from ddfast.runs import seeds
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _DTYPES = {"fp64": torch.float64}
 # Many times the largest error of a small sample; an error beyond it is noticed at re-scoring and widens the bound.
-_SAFETY = {"bf16": 3.0, "fp32": 8.0}
-_SAMPLES = {"bf16": 64, "fp32": 8}
+_SAFETY = {"bf16": 3.0, "fp16": 3.0, "fp32": 8.0}
+_SAMPLES = {"bf16": 64, "fp16": 64, "fp32": 8}
 # What crop_score's float32 arithmetic may add to the first level: a few roundings of the loss, and of t where t > 0.
 _FLOAT32_NOISE = 4e-6
 _TINIEST_LOSS = 1e-34  # below it float32 loses digits; such scores are taken from the logits in float64
@@ -96,16 +96,17 @@ class Scorer:
             self._traced: fx.GraphModule | None = trace(observer.module, config.size)
         except CaptureError:
             self._traced = None  # each forward says so in its messages
-        self.names = ["bf16", "fp32", "fp64"] if config.precision == "bf16" else ["fp32", "fp64"]
+        self.low = config.precision != "fp32"
+        self.names = [config.precision, "fp32", "fp64"] if self.low else ["fp32", "fp64"]
         self.first = self.forward(self.names[0])
         self.keeps = self._room_to_keep()
         # Half the bytes on the way to a GPU; its rounding is part of the first level's error bound.
-        halved = config.precision == "bf16" and self.device != "cpu" and not self.keeps
-        self.patch_dtype = torch.bfloat16 if halved else torch.float32
+        halved = self.low and self.device != "cpu" and not self.keeps
+        self.patch_dtype = PRECISIONS[config.precision] if halved else torch.float32
         self.deltas = self._calibrate()
 
     def forward(self, precision: str) -> Forward:
-        """The observer at ``fp32``, ``bf16`` or ``fp64``, built on first use."""
+        """The observer at ``fp16``, ``bf16``, ``fp32`` or ``fp64``, built on first use."""
         if precision not in self._forwards:
             # Re-scoring takes few crops at a time, and engines with a fixed batch compute all of its rows.
             few = _RESCORED_AT_ONCE if self.device == "cpu" and precision != self.names[0] else None
@@ -157,7 +158,7 @@ class Scorer:
 
     def _room_to_keep(self) -> bool:
         """Whether the float32 patches of the classes in flight may stay on the GPU until their class is selected."""
-        if self.config.precision != "bf16" or self.device == "cpu" or not self.stream.exact:
+        if not self.low or self.device == "cpu" or not self.stream.exact:
             return False
         config = self.config
         most = max((self.source.count(label) for label in range(len(self.source.class_names))), default=0)

@@ -3,8 +3,8 @@
 A crop's score is its cross-entropy ``loss = log(1 + exp(t))`` with ``t = logsumexp_{j != y} z_j - z_y``; ranking by
 ``t`` is ranking by ``loss``, but ``t`` keeps its resolution where the loss is tiny.  Every score computed at some
 precision is an interval ``t +- delta``.  Only crops whose intervals leave the selection open are scored again one level
-more precisely (bf16 -> fp32 -> fp64), until nothing is open or the last level, taken as exact, is reached.  So the
-selected crops are those of the last level, whatever batch size, engine or precision computed the first.
+more precisely (bf16 or fp16 -> fp32 -> fp64), until nothing is open or the last level, taken as exact, is reached.  So
+the selected crops are those of the last level, whatever batch size, engine or precision computed the first.
 
 The selection is ordered: image ranks decide where in which mosaic a patch lands, so order counts as well as membership.
 """

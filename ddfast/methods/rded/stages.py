@@ -84,17 +84,19 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
             f"were skipped); give mipc larger than {config.mipc} if the folder has more, or a smaller ipc or factor"
         )
     t, boxes = scores.margins(), np.concatenate(scores.boxes)
-    if np.isnan(t).any():
-        raise ValueError(
-            f"class {name}: the observer's scores of {int(np.isnan(t).sum())} crops are NaN; check its weights and "
-            "normalisation, or give precision='fp32'"
-        )
     # Sorting by position makes ties independent of the order of arrival.
     order = np.argsort(positions, kind="stable")
     positions, boxes, t = positions[order], boxes[order], t[order]
     levels = scorer.levels()
     for level in levels[1:]:
         level.rescore = _rescorer(scorer, level.name, scores, order, positions, boxes)
+    if scorer.low:
+        _mend_overflows(t, levels[1])
+    if np.isnan(t).any():
+        raise ValueError(
+            f"class {name}: the observer's scores of {int(np.isnan(t).sum())} crops are NaN; check its weights and "
+            "normalisation"
+        )
     chosen: Selection = select(t, config.patches, levels)
     scorer.learn(levels)
     for level in levels:
@@ -103,6 +105,14 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
         scores.label, positions[chosen.images], boxes[chosen.images, chosen.crops], margin_to_loss(chosen.t),
         sorted(scores.failures, key=lambda f: f.position), levels, chosen.changed,
     )  # fmt: skip
+
+
+def _mend_overflows(t: NDArray[np.float64], finer: Level) -> None:
+    """Scores anew what overflowed in half precision; the first level's bound is generous for such scores."""
+    images, crops = np.nonzero(~np.isfinite(t))
+    if len(images) and finer.rescore is not None:
+        t[images, crops] = finer.rescore(images, crops)
+        finer.scored += len(images)
 
 
 def _rescorer(
