@@ -131,6 +131,8 @@ class Record:
             "wall_s": asdict(timing.wall),
             "cpu_s": asdict(timing.cpu) if timing.cpu else None,
             "device_s": asdict(timing.device) if timing.device else None,
+            "seconds": seconds,
+            "cores": work.cores,
             "items": work.items,
             "unit": work.unit,
             "bytes": work.bytes,

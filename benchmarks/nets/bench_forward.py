@@ -22,6 +22,7 @@ from benchmarks.ops.jobs import package
 from benchmarks.records import Check, Labels
 from ddfast.nets import Forward, Observer, build_forward, load_observer
 from ddfast.nets.engines import available
+from ddfast.nets.settings import full_float32
 
 PATCH, CANVAS = 112, 224
 BATCH = {"smoke": 5, "medium": 20, "full": 20}
@@ -50,10 +51,10 @@ def _patches(batch: int, device: str = "cpu") -> Tensor:
 
 
 @functools.cache
-def _truth(batch: int) -> Tensor:
-    net = load_observer(_observer().module, input_size=CANVAS).module.double()
+def _truth(batch: int, device: str) -> Tensor:
+    net = load_observer(_observer().module, input_size=CANVAS).module.to(device).double()
     with torch.inference_mode():
-        return torch.cat([net(_pad(each.double())) for each in _patches(batch).split(4)])
+        return torch.cat([net(_pad(each.double())).cpu() for each in _patches(batch, device).split(4)])
 
 
 def _pad(patches: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def _module(precision: str, device: str) -> nn.Module:
 
 def _torch(net: Net, precision: str) -> Net:
     def run(patches: Tensor) -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32():
             return net(_pad(patches).to(DTYPES[precision], memory_format=torch.channels_last)).float()
 
     return run
@@ -99,7 +100,7 @@ def _measure(
     case: Any, name: str, net: Net, precision: str, backend: str, baseline: str | None, patches: Tensor
 ) -> None:
     batch, device = patches.shape[0], patches.device.type
-    truth = _truth(batch)
+    truth = _truth(batch, device)
 
     def check(out: Tensor, *_: Any) -> Check:
         error = float((out.cpu().double() - truth).abs().max() / truth.abs().max())

@@ -1,0 +1,69 @@
+"""README tables come from the committed results, and only from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from record_helpers import CEILINGS, record
+
+from benchmarks import records, report
+
+
+@pytest.fixture
+def content(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(records.machine, "commit", lambda: "0123456789")
+    made = [record(), record("eager", 7e-3, baseline="torch 2"), record("other", 4e-3), record(group="op b")]
+    return records.document("op", "smoke", made, CEILINGS)
+
+
+def test_readme_is_what_the_results_make_of_it() -> None:
+    text = report.README.read_text(encoding="utf-8")
+    assert report.rebuilt(text, records.load_all()) == text, "run python -m benchmarks.report"
+
+
+def test_table(content: dict[str, Any]) -> None:
+    lines = report.tables([content]).splitlines()
+    assert "commit 0123456789; size smoke" in lines[0]
+    assert lines[4] == (
+        "| op a: 10 crops | 200 us/crop, 50 GFLOP/s | 2.00 (arithmetic) | eager 3.50x, (ddfast other) 2.00x |"
+    )
+    assert lines[5].startswith("| op b: 10 crops | 200 us/crop")
+    content["records"][1]["over_ddfast"] = {"median": 3.3, "low": 3.2, "high": 3.4, "rounds": 5}
+    assert "eager 3.30x" in report.tables([content]), "the ratio measured in turns is preferred"
+
+
+def test_suites_of_a_machine_stand_together(content: dict[str, Any]) -> None:
+    other = {**content, "suite": "rded", "machine": {**content["machine"], "slug": "other-2c"}}
+    last = {**content, "suite": "mosaic"}
+    text = report.tables([content, other, last])
+    assert text.count("| job |") == 2
+    assert report.tables([]) == "No result file is committed yet."
+
+
+def test_check_and_rebuild(content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records.write(content, tmp_path / "results")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    options = ["--results", str(tmp_path / "results"), "--readme", str(readme), "--no-figures"]
+    assert report.main([*options, "--check"]) == 1
+    assert "old" in readme.read_text(), "--check writes nothing"
+    assert report.main(options) == 0
+    assert report.main([*options, "--check"]) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n<!--")
+    assert text.endswith("-->\nafter\n")
+    assert "differs" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="readme: expected one"):
+        report.rebuilt("no markers", [])
+
+
+def test_figures_are_small_and_repeatable(content: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="figures need matplotlib (extra: plots)")
+    from benchmarks import figures
+
+    first, again = (figures.draw(content, tmp_path / name) for name in ("a", "b"))
+    assert first.name == "op.png"
+    assert first.read_bytes() == again.read_bytes()
+    assert 2_000 < first.stat().st_size < 100_000
