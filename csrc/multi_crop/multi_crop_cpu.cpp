@@ -126,6 +126,51 @@ inline void write_packed(const float* row, int width, const Affine& affine, T* o
   std::memcpy(out + 3 * x, four, 3 * sizeof(T));
 }
 
+#ifdef __AVX512F__
+inline void put16(float* p, __m512 v, __mmask16 keep) { _mm512_mask_storeu_ps(p, keep, v); }
+
+inline void put16(Bf16* p, __m512 v, __mmask16 keep) {
+  const __m512i u = _mm512_castps_si512(v);
+  const __m512i odd = _mm512_and_epi32(_mm512_maskz_srli_epi32(0xffff, u, 16), _mm512_set1_epi32(1));
+  const __m512i sum = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+  _mm512_mask_cvtepi32_storeu_epi16(p, keep, _mm512_maskz_srli_epi32(0xffff, sum, 16));
+}
+
+inline void put16(F16* p, __m512 v, __mmask16 keep) {
+  _mm256_mask_storeu_epi16(p, keep, _mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+inline __mmask16 first_lanes(int count) {
+  return count >= 16 ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1);
+}
+
+// Planar row to three planes, one after the other: planes often lie whole pages apart, and loads then wait for stores.
+template <class T>
+inline void write_planes(const float* row, int64_t pitch, int width, const Affine& affine, T* out, int64_t plane) {
+  for (int c = 0; c < 3; ++c, row += pitch, out += plane) {
+    const __m512 scale = _mm512_set1_ps(affine.scale[c]), shift = _mm512_set1_ps(affine.shift[c]);
+    for (int x = 0; x < width; x += 16)
+      put16(out + x, _mm512_fmadd_ps(_mm512_loadu_ps(row + x), scale, shift), first_lanes(width - x));
+  }
+}
+
+// Planar row to packed triples.
+template <class T>
+inline void write_triples(const float* row, int64_t pitch, int width, const Affine& affine, T* out) {
+  __m512 scale[3], shift[3];
+  for (int c = 0; c < 3; ++c) scale[c] = _mm512_set1_ps(affine.scale[c]), shift[c] = _mm512_set1_ps(affine.shift[c]);
+  for (int x = 0; x < width; x += 16) {
+    __m512 v[3];
+    for (int c = 0; c < 3; ++c) {
+      v[c] = _mm512_fmadd_ps(_mm512_loadu_ps(row + c * pitch + x), scale[c], shift[c]);
+      v[c] = Weave::permute(Weave::multiples(11, -11 * c), v[c]);  // 11 * 3 is 1 modulo 16
+    }
+    for (int t = 0; t < 3; ++t)
+      put16(out + 3 * x + 16 * t, Weave::gather(t, v[0], v[1], v[2]), first_lanes(3 * (width - x) - 16 * t));
+  }
+}
+#endif
+
 // Everything but the crop: `rows` x `cols` elements of one plane (or of packed triples, counted in elements).
 template <class T>
 void write_frame(T* out, int64_t rows, int64_t cols, int64_t top, int64_t left, int64_t height, int64_t width, T value) {
@@ -145,6 +190,12 @@ void crop_one(const RaggedBoxes& in, const CropTarget& t, const Affine& affine, 
   if (t.channels_last) {
     if (rows != t.height || cols != t.width)
       write_frame(out, rows, 3 * cols, top, 3 * left, t.height, 3 * t.width, frame);
+#ifdef __AVX512F__
+    if (resizer.run_planar([&](int y, const float* row, int64_t pitch) {
+          write_triples(row, pitch, t.width, affine, out + 3 * ((top + y) * cols + left));
+        }))
+      return;
+#endif
     resizer.run([&](int y, const float* row) {
       write_packed(row, t.width, affine, out + 3 * ((top + y) * cols + left));
     });
@@ -152,6 +203,12 @@ void crop_one(const RaggedBoxes& in, const CropTarget& t, const Affine& affine, 
   }
   if (rows != t.height || cols != t.width)
     for (int c = 0; c < 3; ++c) write_frame(out + c * plane, rows, cols, top, left, t.height, t.width, frame);
+#ifdef __AVX512F__
+  if (resizer.run_planar([&](int y, const float* row, int64_t pitch) {
+        write_planes(row, pitch, t.width, affine, out + (top + y) * cols + left, plane);
+      }))
+    return;
+#endif
   resizer.run([&](int y, const float* row) {
     write_planar(row, t.width, affine, out + (top + y) * cols + left, plane);
   });
