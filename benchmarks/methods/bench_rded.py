@@ -153,6 +153,8 @@ def _ratios(theirs: pair.Timed, ours: pair.Timed, setup: pair.Timed) -> str:
 
 def _notes(theirs: pair.Timed, ours: pair.Timed, setup: pair.Timed) -> dict[str, float]:
     notes = {"setup_wall_s": setup.wall, "setup_cpu_s": setup.cpu, "speedup_cpu": theirs.cpu / ours.cpu}
+    rescored = ours.result.manifest["selection"]["rescored"]
+    notes |= {f"crops_scored_again_{precision}": count for precision, count in rescored.items()}
     if ours.wall - setup.wall >= 0.4 * ours.wall:
         notes["speedup_beyond_setup"] = theirs.wall / (ours.wall - setup.wall)
     return notes
