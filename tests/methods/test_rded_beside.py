@@ -100,3 +100,13 @@ def test_a_gpu_without_room_for_patches(
     monkeypatch.setattr(scorer.Scorer, "_room_to_keep", lambda self: False)
     settings = {"device": "cuda", "precision": "bf16"}
     assert images(run(pictures, net, tmp_path / "gpu", **settings)) == images(plain)
+
+
+@pytest.mark.gpu
+def test_a_gpu_that_compiles_beside_the_work(
+    pictures: Path, net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run(pictures, net, tmp_path / "cpu", device="cpu")
+    monkeypatch.setattr(scorer, "_MANY_CROPS", 0)
+    settings = {"device": "cuda", "precision": "fp16", "engine": "auto"}
+    assert images(run(pictures, net, tmp_path / "gpu", **settings)) == images(plain)

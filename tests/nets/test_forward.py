@@ -10,7 +10,8 @@ from nets_helpers import FoldedMobileNet, imagenet_sample, normalised, padded_fo
 from torch import Tensor, nn
 
 from ddfast._types import Normalization
-from ddfast.nets import ConvNet, Observer, build_forward, load_observer
+from ddfast.nets import ConvNet, Observer, build_forward, engines, load_observer
+from ddfast.nets.capture import capture
 from ddfast.nets.classes import map_classes
 
 
@@ -259,3 +260,31 @@ def test_signals_are_survived_after_openvino_forwards_end(tmp_path: Path) -> Non
         "    subprocess.run([sys.executable, '-c', ''], check=True)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_compiling_beside_the_work() -> None:
+    graph = capture(small().module, 32, torch.float32)
+    sample = torch.zeros(4, 3, 32, 32)
+    engine = engines.WarmingEngine(graph, torch.device("cpu"), 1, sample)
+    chunks = [torch.randn(4, 3, 32, 32), torch.randn(3, 3, 32, 32)]
+    at_once = engine.many(chunks)
+    engine.warming.join()
+    seen: list[int] = []
+    compiled = engine._compiled
+    assert compiled is not None, engine.messages
+    engine._compiled = lambda chunk: (seen.append(len(chunk)), compiled(chunk))[1]
+    for eager, later in zip(at_once, engine.many(chunks), strict=True):
+        torch.testing.assert_close(later, eager, rtol=1e-4, atol=1e-4)
+    assert seen == [4], "other shapes stay eager"
+
+
+def test_compiling_beside_the_work_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object) -> None:
+        raise engines.EngineError("no compiler here")
+
+    monkeypatch.setattr(engines, "CompileEngine", broken)
+    graph = capture(small().module, 32, torch.float32)
+    engine = engines.WarmingEngine(graph, torch.device("cpu"), 1, torch.zeros(2, 3, 32, 32))
+    engine.warming.join()
+    assert engine.messages == ("eager torch to the end: no compiler here",)
+    assert engine.many([torch.zeros(2, 3, 32, 32)])[0].shape[0] == 2

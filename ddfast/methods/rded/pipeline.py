@@ -95,7 +95,7 @@ class _Run:
             self._groups(),
             request,
             partial(_draw, self.config),
-            batch_images=self._images_a_batch(),
+            batch_images=self.scorer.images_a_batch(),
         )
         try:
             for batch in self.report.timed("waiting for crops", batches):
@@ -128,13 +128,6 @@ class _Run:
     def _check(self, failures: list[Any]) -> None:
         if failures and self.options.strict:
             raise ValueError(f"strict: {failures[0].sample_id}: {failures[0].reason}")
-
-    def _images_a_batch(self) -> int:
-        """On a GPU the batches of a full class are equal, so that none wastes its launch."""
-        most = self.options.images_a_batch()
-        if self.options.batch_images is not None or self.scorer.device == "cpu":
-            return most
-        return -(-self.config.mipc // -(-self.config.mipc // most))
 
 
 def _draw(config: RDEDConfig, label: int, positions: NDArray[np.int64], sizes: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -17,7 +17,7 @@ from ddfast.data import Source, Stream, draw_rrc_boxes
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.selection import Level
 from ddfast.nets.capture import CaptureError, trace
-from ddfast.nets.forward import PRECISIONS, build_forward
+from ddfast.nets.forward import MICRO_BATCH, PRECISIONS, build_forward
 from ddfast.nets.observers import Observer
 from ddfast.runs import seeds
 
@@ -35,6 +35,7 @@ _TINIEST_LOSS = 1e-34  # below it float32 loses digits; such scores are taken fr
 _DECODE_CHUNK = 8
 CLASSES_KEPT = 4  # classes whose patches are on the GPU at a time: scored, waiting, selected
 _RESCORED_AT_ONCE = 10
+_MANY_CROPS = 200_000  # ten seconds of a fast GPU: compiling beside them pays
 
 
 def draw_positions(config: RDEDConfig, label: int, count: int) -> NDArray[np.int64]:
@@ -59,6 +60,11 @@ def box_tensors(boxes: NDArray[np.int32], index: NDArray) -> tuple[Tensor, Tenso
     """Boxes [n, 4] and picture index [n] as int32 tensors."""
     rows = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.int32))
     return rows, torch.from_numpy(np.ascontiguousarray(index, dtype=np.int32))
+
+
+def _equal_parts(total: int, most: int) -> int:
+    """Size of the fewest equal parts of at most ``most``: 300 by 128 gives 100."""
+    return -(-total // -(-total // most))
 
 
 @dataclass
@@ -108,15 +114,31 @@ class Scorer:
     def forward(self, precision: str) -> Forward:
         """The observer at ``fp16``, ``bf16``, ``fp32`` or ``fp64``, built on first use."""
         if precision not in self._forwards:
-            # Re-scoring takes few crops at a time, and engines with a fixed batch compute all of its rows.
-            few = _RESCORED_AT_ONCE if self.device == "cpu" and precision != self.names[0] else None
+            first = precision == self.names[0]
             self._forwards[precision] = build_forward(
                 self.observer, patch=self.config.patch, canvas=self.config.size, precision=precision,
                 engine="torch" if precision == "fp64" else self._options.engine,
-                constant_frame_skip=self._options.constant_frame_skip, device=self.device, micro_batch=few,
-                traced=self._traced,
+                constant_frame_skip=self._options.constant_frame_skip, device=self.device,
+                micro_batch=self._micro_batch(first), traced=self._traced, many=first and self._crops() >= _MANY_CROPS,
             )  # fmt: skip
         return self._forwards[precision]
+
+    def images_a_batch(self) -> int:
+        """Pictures scored at a time; on a GPU the batches of a full class are equal: one shape to tune for."""
+        most = self._options.images_a_batch()
+        if self._options.batch_images is not None or self.device == "cpu":
+            return most
+        return _equal_parts(self.config.mipc, most)
+
+    def _micro_batch(self, first: bool) -> int | None:
+        if self.device != "cpu":
+            return _equal_parts(self.images_a_batch() * self.config.num_crop, MICRO_BATCH["cuda"])
+        # Re-scoring takes few crops at a time, and engines with a fixed batch compute all of its rows.
+        return None if first else _RESCORED_AT_ONCE
+
+    def _crops(self) -> int:
+        counts = (self.source.count(label) for label in range(len(self.source.class_names)))
+        return self.config.num_crop * sum(min(count, self.config.mipc) for count in counts)
 
     def levels(self) -> list[Level]:
         """Fresh levels with the calibrated bounds."""
