@@ -2,8 +2,8 @@
 //
 // The vertical pass comes first: it reads whole rows, so its vectors are full whatever the number of channels, and each
 // source row is turned into floats once.  The horizontal pass then works on short rows with one 4-lane vector per pixel
-// (red, green, blue and a lane to ignore) for four rows at a time; with AVX-512 there is a faster one (planar.h) for crops
-// that shrink less than about 3.5 times.
+// (red, green, blue and a lane to ignore) for four rows at a time; with AVX-512 there is a faster one (planar.h) for
+// crops that shrink less than about 3.5 times.
 // Everything here lives in the namespace of the instruction set it is compiled for, so that objects never share code.
 #pragma once
 
@@ -93,8 +93,8 @@ inline void to_float(const uint8_t* src, int64_t bytes, float* dst) {
 }
 
 // Rows [begin, end) of the vertical pass for kVectors vectors of columns: each byte is turned into a float once and
-// added to the two outputs it belongs to.  Same sums in the same order as weighted_rows.  Wide blocks spread the cost of
-// the varying row counts, which the processor foresees badly; two sums a vector must fit the registers.
+// added to the two outputs it belongs to.  Same sums in the same order as weighted_rows.  Wide blocks spread the cost
+// of the varying row counts, which the processor foresees badly; two sums a vector must fit the registers.
 constexpr int kBlock = (kLanes == 16 ? 8 : 4) * kLanes;
 
 template <int kVectors>
@@ -242,6 +242,15 @@ class Resizer {
   Scratch planes_;
 #endif
 };
+
+// A thread's own object by an address that the compiler cannot trace: it would otherwise look the thread-local address up
+// again inside the loops, a call that costs them their vector registers.
+template <class T>
+inline T& hidden(T& object) {
+  T* address = &object;
+  asm("" : "+r"(address));
+  return *address;
+}
 
 }  // namespace DDFAST_ISA
 }  // namespace ddfast

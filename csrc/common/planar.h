@@ -11,7 +11,7 @@ namespace DDFAST_ISA {
 
 // The filters of sixteen outputs side by side.  Tap k of output i reads input start(i) + k, where start(i) is first[i]
 // rounded down to a multiple of `step` (the weights that this adds are 0).  Inputs lie in `step` planes by their
-// residue, so that tap k of all sixteen reads plane k % step, and a stretch of `step` times 32 inputs fits two registers.
+// residue, so that tap k of all sixteen reads plane k % step, and 32 * step inputs fit two registers.
 struct Fan {
   int step = 0;  // 1 or 2; 0 when the inputs of some sixteen outputs do not fit
   int taps = 0;  // a multiple of step

@@ -81,7 +81,8 @@ void patch_one(const RaggedBoxes& in, const MosaicTarget& t, int64_t i, Workspac
 
 void mosaic(const RaggedBoxes& in, const MosaicTarget& target, int threads) {
   parallel_for(in.count, 1, threads, [&](int64_t begin, int64_t end) {
-    static thread_local Workspace work;
+    static thread_local Workspace own;
+    Workspace& work = hidden(own);
     for (int64_t i = begin; i < end; ++i) {
       if (target.truncate) patch_one<true>(in, target, i, work);
       else patch_one<false>(in, target, i, work);

@@ -218,7 +218,8 @@ template <class T>
 void crop_all(const RaggedBoxes& in, const CropTarget& target, int threads) {
   const Affine affine(target);
   parallel_for(in.count, 1, threads, [&](int64_t begin, int64_t end) {
-    static thread_local Resizer resizer;
+    static thread_local Resizer own;
+    Resizer& resizer = hidden(own);
     for (int64_t i = begin; i < end; ++i) crop_one<T>(in, target, affine, i, resizer);
   });
 }
