@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import device_timing, records
-from benchmarks.ceilings import as_dict, measure
-from benchmarks.floor import Work, floor_of
+from benchmarks import records
 from benchmarks.records import Check, Labels, Ratio, Record, Spread, Timing
+from ddfast.bench import device_timing
+from ddfast.bench.ceilings import as_dict, measure
+from ddfast.bench.floor import Work, floor_of
 
 SIZES = ("smoke", "medium", "full")
 # Seconds of timed rounds a case may take, and bounds on the number of rounds.

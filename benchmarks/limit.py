@@ -18,8 +18,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.ceilings import Ceilings, measure
 from benchmarks.stage_rates import stage_rates
+from ddfast.bench.ceilings import Ceilings, measure
 
 RESNET18_MACS = 1.814e9
 RESNET18_SKIP = 0.749  # share of the MACs a 112 px patch on a 224 px empty canvas can influence
@@ -112,7 +112,7 @@ def limit(
 
     Args:
         work: see ``Workload``.
-        ceilings: of one core, from ``benchmarks.ceilings.measure`` or set by hand.
+        ceilings: of one core, from ``ddfast.bench.ceilings.measure`` or set by hand.
         cores: number of CPU cores, >= 1.
         gpu: runs the observer at its bf16 peak; without one the cores do it at ``precision``.
         precision: ``fp32`` or ``bf16``, of the forward on CPU cores.

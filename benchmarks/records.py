@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
-from benchmarks.floor import Floor, Work
+from benchmarks.commit import commit
+from ddfast.bench import machine
+from ddfast.bench.floor import Floor, Work
 
 SCHEMA_VERSION = 1
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -163,7 +164,7 @@ def document(suite: str, size: str, records: Iterable[Record], ceilings: Mapping
         "suite": suite,
         "size": size,
         "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": machine.commit(),
+        "commit": commit(),
         "machine": machine.describe(),
         "versions": machine.versions(),
         "ceilings": dict(ceilings) if ceilings else None,

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.data import input_paths as paths
-from benchmarks.floor import Work
 from benchmarks.methods import rded_pair as pair
-from benchmarks.ops import jobs
 from benchmarks.records import Check, Labels
 from ddfast._types import IMAGENET
+from ddfast.bench import work as jobs
+from ddfast.bench.floor import Work
+from ddfast.bench.machine import package
 from ddfast.methods.rded.config import RDEDConfig
 
 IMAGES = {"smoke": 16, "medium": 80, "full": 200}
@@ -115,7 +116,7 @@ def test_baseline(case: Any, pictures: tuple[paths.Pictures, str], wanted: list[
         pytest.importorskip("nvidia.dali")
     case(
         _keep(run, pictures[0]),
-        labels=_labels(pictures, name, baseline=", ".join(jobs.package(each) for each in dict.fromkeys(packages))),
+        labels=_labels(pictures, name, baseline=", ".join(package(each) for each in dict.fromkeys(packages))),
         work=_work(pictures[0]),
         check=_check(wanted, 1e-3 if name == "rded-transform" else 2.0),
         ddfast=_keep(paths.ddfast_stream, pictures[0]),

@@ -88,7 +88,7 @@ def _passed(out: Path, part: int, name: str) -> bool:
 
 
 def _describe() -> list[str]:
-    from benchmarks.machine import describe
+    from ddfast.bench.machine import describe
 
     found = describe()
     return [f"- {key}: {value}" for key, value in found.items()]

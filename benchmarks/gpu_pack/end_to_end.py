@@ -16,46 +16,19 @@ import json
 import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 import ddfast
-from benchmarks.ceilings import picture
+from ddfast.bench.pictures import make_pictures
 from ddfast.nets import Observer, imagenet_wnids, load_observer
 
 SIZES = {"smoke": (2, 12, 1), "full": (20, 300, 10)}  # classes, pictures a class, IPC
 IMAGENET_PICTURES = 300_000
-DIFFERENT = 300  # made-up files; classes link to the same ones
-
-
-def make_pictures(folder: Path, classes: int, each: int) -> Path:
-    """Class folders of 375 x 500 JPEGs of about 100 kB (quality 96); kept when they are there already."""
-    files = folder / "files"
-    files.mkdir(parents=True, exist_ok=True)
-
-    def write(number: int) -> None:
-        path = files / f"{number:04d}.jpg"
-        if not path.exists():
-            memory = io.BytesIO()
-            Image.fromarray(picture(375, 500, number)).save(memory, "JPEG", quality=96)
-            path.write_bytes(memory.getvalue())
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(write, range(min(each, DIFFERENT))))
-    train = folder / f"train-{classes}x{each}"
-    for name in imagenet_wnids()[:classes]:
-        (train / name).mkdir(parents=True, exist_ok=True)
-        for number in range(each):
-            link = train / name / f"{number:04d}.jpg"
-            if not link.exists():
-                os.link(files / f"{number % DIFFERENT:04d}.jpg", link)
-    return train
 
 
 def _observer() -> Observer:

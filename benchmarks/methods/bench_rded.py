@@ -20,10 +20,10 @@ import pytest
 import simplejpeg
 import torch
 
-from benchmarks.floor import Work
 from benchmarks.methods import rded_pair as pair
-from benchmarks.ops import jobs
 from benchmarks.records import Check, Labels
+from ddfast.bench import work as jobs
+from ddfast.bench.floor import Work
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.nets import Observer, build_forward, imagenet_wnids, load_observer
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.floor import Work
-from benchmarks.ops.jobs import package
 from benchmarks.records import Check, Labels
+from ddfast.bench.floor import Work
+from ddfast.bench.machine import package
 from ddfast.nets import Forward, Observer, build_forward, load_observer
 from ddfast.nets.engines import available
 from ddfast.nets.settings import full_float32

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.ops import jobs
 from benchmarks.records import Check, Labels
 from ddfast import ops
+from ddfast.bench import work as jobs
+from ddfast.bench.machine import package
 
 # classes, kept per class, samples per call, whether a call brings one class (the stream does) or all mixed
 CASES = {"stream": (1000, 40, 64, True), "mixed": (1000, 40, 4096, False), "long": (10, 2000, 4096, False)}
@@ -109,7 +110,7 @@ def _measure(case: Any, shape: str, name: str, merge: Merge, device: str, baseli
 @pytest.mark.parametrize("shape", CASES)
 def test_class_topk(case: Any, shape: str, name: str) -> None:
     if name in BASELINES:
-        _measure(case, shape, name, BASELINES[name](), "cpu", jobs.package("torch"))
+        _measure(case, shape, name, BASELINES[name](), "cpu", package("torch"))
     elif name in ops.available_backends("class_topk"):
         _measure(case, shape, name, _backend(name), "cpu", None)
     else:
@@ -120,5 +121,5 @@ def test_class_topk(case: Any, shape: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["reference", "eager-loop"])
 @pytest.mark.parametrize("shape", CASES)
 def test_cuda(case: Any, shape: str, name: str) -> None:
-    baseline = None if name == "reference" else jobs.package("torch")  # the reference is ddfast's way on a GPU
+    baseline = None if name == "reference" else package("torch")  # the reference is ddfast's way on a GPU
     _measure(case, shape, name, BASELINES[name](), "cuda", baseline)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.ops import jobs
 from benchmarks.records import Check, Labels
 from ddfast import ops
+from ddfast.bench import work as jobs
+from ddfast.bench.machine import package
 
 SHAPES = {"ImageNet-1K": (64, 5, 1000), "CIFAR-10": (256, 5, 10), "ImageNet-21K": (16, 5, 21841)}
 GPU_IMAGES = {"ImageNet-1K": 4096, "CIFAR-10": 65536, "ImageNet-21K": 256}
@@ -95,7 +96,7 @@ def _measure(case: Any, shape: str, name: str, score: Score, device: str, baseli
 @pytest.mark.parametrize("shape", SHAPES)
 def test_crop_score(case: Any, shape: str, name: str) -> None:
     if name in BASELINES:
-        _measure(case, shape, name, BASELINES[name](), "cpu", jobs.package("torch"), name)
+        _measure(case, shape, name, BASELINES[name](), "cpu", package("torch"), name)
     elif name in ops.available_backends("crop_score"):
         _measure(case, shape, name, _backend(name), "cpu", None, name)
     else:
@@ -107,7 +108,7 @@ def test_crop_score(case: Any, shape: str, name: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cuda(case: Any, shape: str, name: str) -> None:
     if name in BASELINES:
-        _measure(case, shape, name, BASELINES[name](), "cuda", jobs.package("torch"), name)
+        _measure(case, shape, name, BASELINES[name](), "cuda", package("torch"), name)
     elif name in ops.available_backends("crop_score", "cuda"):
         _measure(case, shape, name, _backend(name), "cuda", None, name)
     else:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.ops import jobs
-from benchmarks.ops.crop_work import Work, make_work
+from benchmarks.ops.crop_work import Work, crops_of, make_work
 from benchmarks.records import Check, Labels
+from ddfast.bench.machine import package
 from ddfast.ops import available_backends, mosaic, use_backend
 
 PATCHES = {"smoke": 8, "medium": 40, "full": 80}
@@ -77,11 +77,11 @@ def test_mosaic(case: Any, bench_size: str, rounding: str, backend: str) -> None
     if backend not in available_backends("mosaic"):
         pytest.skip(f"backend {backend} is not available")
     work = _work(PATCHES[bench_size])
-    torch_way = {"baseline": jobs.package("torch")} if backend == "reference" else {}
+    torch_way = {"baseline": package("torch")} if backend == "reference" else {}
     case(
         _run(work, rounding, backend),
         labels=_labels(work, rounding, backend, **torch_way),
-        work=jobs.crops_of(work, 1, "patch"),
+        work=crops_of(work, 1, "patch"),
         check=_check(work, rounding),
         ddfast=_run(work, rounding, available_backends("mosaic")[0]) if torch_way else None,
     )
@@ -93,8 +93,8 @@ def test_pillow(case: Any, bench_size: str) -> None:
     wanted = _run(work, "nearest", "reference")().float()
     case(
         lambda: _pillow(work),
-        labels=_labels(work, "nearest", "pillow", baseline=jobs.package("pillow")),
-        work=jobs.crops_of(work, 1, "patch"),
+        labels=_labels(work, "nearest", "pillow", baseline=package("pillow")),
+        work=crops_of(work, 1, "patch"),
         check=lambda out: Check("mean grey levels off the definition", float((out.float() - wanted).abs().mean()), 1.0),
         ddfast=_run(work, "nearest", available_backends("mosaic")[0]),
     )
@@ -104,11 +104,11 @@ def test_pillow(case: Any, bench_size: str) -> None:
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 def test_cuda(case: Any, bench_size: str, backend: str) -> None:
     work = _work(8 * PATCHES[bench_size])
-    torch_way = {"baseline": jobs.package("torch")} if backend == "reference" else {}
+    torch_way = {"baseline": package("torch")} if backend == "reference" else {}
     case(
         _run(work, "nearest", backend, "cuda"),
         labels=_labels(work, "nearest", backend, device="cuda", **torch_way),
-        work=jobs.crops_of(work, 1, "patch"),
+        work=crops_of(work, 1, "patch"),
         check=_check(work, "nearest"),
         ddfast=_run(work, "nearest", "triton", "cuda") if torch_way else None,
     )

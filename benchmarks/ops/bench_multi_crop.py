@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.ops import jobs
 from benchmarks.ops.crop_rivals import rivals
-from benchmarks.ops.crop_work import LEVEL, MEAN, STD, Work, make_work
+from benchmarks.ops.crop_work import LEVEL, MEAN, STD, Work, crops_of, make_work
 from benchmarks.records import Check, Labels
+from ddfast.bench.machine import package
 from ddfast.ops import available_backends, multi_crop, use_backend
 
 CROPS = {"smoke": 10, "medium": 40, "full": 100}
@@ -76,7 +76,7 @@ def test_ddfast(case: Any, bench_size: str, shape: str, name: str) -> None:
     case(
         _ours(work, backend, dtype, channels_last),
         labels=_labels(shape, work, name, dtype, backend),
-        work=jobs.crops_of(work, dtype.itemsize),
+        work=crops_of(work, dtype.itemsize),
         check=_check(wanted, 1e-3 if dtype == F32 else 0.5),
     )
 
@@ -90,7 +90,7 @@ def test_baseline(case: Any, bench_size: str, shape: str, name: str) -> None:
     case(
         lambda: rival.run(work),
         labels=_labels(shape, work, name, F32, name, baseline=rival.baseline),
-        work=jobs.crops_of(work, 4),
+        work=crops_of(work, 4),
         check=_check(wanted, rival.levels),
         ddfast=_ours(work, best, F32, False),
     )
@@ -103,11 +103,11 @@ def test_baseline(case: Any, bench_size: str, shape: str, name: str) -> None:
 def test_cuda(case: Any, bench_size: str, shape: str, dtype: torch.dtype, backend: str) -> None:
     work, wanted = _work(shape, GPU_CROPS[bench_size])
     name = f"{backend}-{str(dtype).split('.')[1]}-channels_last"
-    torch_way = {"baseline": jobs.package("torch")} if backend == "reference" else {}
+    torch_way = {"baseline": package("torch")} if backend == "reference" else {}
     case(
         _ours(work, backend, dtype, True, "cuda"),
         labels=_labels(shape, work, name, dtype, backend, device="cuda", **torch_way),
-        work=jobs.crops_of(work, dtype.itemsize),
+        work=crops_of(work, dtype.itemsize),
         check=_check(wanted, 1e-3 if dtype == F32 else 0.5),
         ddfast=_ours(work, "triton", dtype, True, "cuda") if torch_way else None,
     )

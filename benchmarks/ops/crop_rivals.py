@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.ops.crop_work import MEAN, RIVALS, STD, Work
-from benchmarks.ops.jobs import package
+from ddfast.bench.machine import package
 
 _PACKAGES = {
     "torch-float": "torch",

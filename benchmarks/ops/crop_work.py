@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from ddfast.bench import floor
+from ddfast.bench import work as jobs
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEVEL = 1 / 255 / min(STD)  # one grey level in normalised units
@@ -54,6 +57,12 @@ def make_work(shape: str, count: int) -> Work:
         if h <= height and w <= width:
             boxes.append((int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w))
     return Work(pictures, boxes, [i // 5 for i in range(count)], 112 if shape == "rded-112" else 224)
+
+
+def crops_of(work: Work, itemsize: int, unit: str = "crop") -> floor.Work:
+    """What the job of ``work`` must move and compute."""
+    sizes = [picture.size for picture in work.pictures]
+    return replace(jobs.crops(work.boxes, work.index, sizes, work.side, itemsize), unit=unit)
 
 
 def _picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

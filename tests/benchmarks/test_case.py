@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCH = """
 import time
 import torch
-from benchmarks.floor import Work
+from ddfast.bench.floor import Work
 from benchmarks.records import Check, Labels
 
 x = torch.randn(64, 1000)

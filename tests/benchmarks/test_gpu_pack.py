@@ -14,7 +14,6 @@ import pytest
 from benchmarks import gpu_pack
 from benchmarks.gpu_pack import __main__ as pack
 from benchmarks.gpu_pack import machine, parts
-from benchmarks.gpu_pack.end_to_end import make_pictures
 from benchmarks.gpu_pack.steps import Outcome, Step, read_outcomes, run_step
 
 PYTHON = sys.executable
@@ -121,11 +120,3 @@ def test_outcomes_are_read_back_in_order(tmp_path: Path) -> None:
         outcome.write(tmp_path)
     assert [outcome.name for outcome in read_outcomes(tmp_path)] == ["early", "late"]
     assert json.loads((tmp_path / "steps" / "2-early.json").read_text())["detail"] == "why"
-
-
-def test_made_up_pictures_are_as_heavy_as_real_ones(tmp_path: Path) -> None:
-    train = make_pictures(tmp_path, 2, 3)
-    files = sorted(train.rglob("*.jpg"))
-    assert len(files) == 6
-    assert 80e3 < sum(file.stat().st_size for file in files) / 6 < 130e3
-    assert make_pictures(tmp_path, 2, 3) == train

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from benchmarks import ceilings as measuring
 from benchmarks import limit as model
+from ddfast.bench import ceilings as measuring
 
 # Zen 4 at 3.65 GHz
 ZEN4 = measuring.Ceilings(116.2e9, 233.8e9, 20e9, 7.0e-9, 1.5e-9, 37e-6, 1e-3)
@@ -76,23 +73,6 @@ def test_wrong_arguments_are_named() -> None:
         model.limit(model.Workload(), ZEN4, cores=0)
     with pytest.raises(ValueError, match="precision: got 'int8'"):
         model.limit(model.Workload(), ZEN4, cores=1, precision="int8")
-
-
-def test_decode_fit_recovers_known_costs(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = []
-    for side, quality in ((64, 30), (64, 95), (200, 50), (320, 90)):
-        memory = io.BytesIO()
-        noise = np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(memory, "JPEG", quality=quality)
-        files.append(memory.getvalue())
-    sizes = iter([(len(data), side**2) for data, side in zip(files, (64, 64, 200, 320), strict=True)])
-
-    def known(_run: object, _passes: int = 5) -> float:
-        length, pixels = next(sizes)
-        return 5e-9 * length + 2e-9 * pixels
-
-    monkeypatch.setattr(measuring, "cpu_seconds", known)
-    assert measuring.fit_decode(files) == pytest.approx((5e-9, 2e-9))
 
 
 def test_command_prints_assumptions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record_helpers import CEILINGS, record
+from record_helpers import record
 
 from benchmarks import records, report
+from tests.bench.bench_helpers import CEILINGS
 
 
 @pytest.fixture
 def content(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr(records.machine, "commit", lambda: "0123456789")
+    monkeypatch.setattr(records, "commit", lambda: "0123456789")
     made = [record(), record("eager", 7e-3, baseline="torch 2"), record("other", 4e-3), record(group="op b")]
     return records.document("op", "smoke", made, CEILINGS)
 

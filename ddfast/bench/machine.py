@@ -7,13 +7,11 @@ import importlib.metadata
 import os
 import platform
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from ddfast import _env, _native
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "ddfast", "torch", "torchvision", "triton", "numpy", "pillow", "simplejpeg", "openvino", "timm", "cykooz-resizer",
     "opencv-python-headless", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "pytest-benchmark",
@@ -68,21 +66,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str:
-    """Short hash of HEAD, with ``-dirty`` when tracked files differ; ``unknown`` outside a repository."""
+def package(name: str) -> str:
+    """Name and version of an installed package, e.g. ``torch 2.15.0``."""
     try:
-        head = _git("rev-parse", "--short=10", "HEAD")
-        dirty = _git("status", "--porcelain", "--untracked-files=no", "--", "ddfast", "csrc", "benchmarks", "setup.py")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    changed = [line for line in dirty.splitlines() if "benchmarks/results/" not in line]
-    return f"{head}-dirty" if changed else head
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
+        return f"{name} {importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return name
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 
-from benchmarks.floor import Work
-from benchmarks.ops import crop_work
+from ddfast.bench.floor import Work
 
 # Arithmetic of one exponential to float32 accuracy: range reduction, a polynomial of degree five, scaling.
 EXP_FLOPS = 14
@@ -31,12 +28,6 @@ def crops(
     return Work(len(boxes), "crop", float(read + len(boxes) * 3 * side * side * itemsize), flops)
 
 
-def crops_of(work: crop_work.Work, itemsize: int, unit: str = "crop") -> Work:
-    """:func:`crops` of the made-up pictures."""
-    sizes = [picture.size for picture in work.pictures]
-    return replace(crops(work.boxes, work.index, sizes, work.side, itemsize), unit=unit)
-
-
 def scores(n: int, m: int, classes: int) -> Work:
     """One read of float32 logits [n, m, C]; maximum, subtraction, exponential and sum for each."""
     return Work(n * m, "crop", 4.0 * n * m * classes + 4.0 * n * m + 20.0 * n, float(EXP_FLOPS + 3) * n * m * classes)
@@ -45,11 +36,3 @@ def scores(n: int, m: int, classes: int) -> Work:
 def topk(classes: int, kept: int, samples: int) -> Work:
     """The table (score 4 bytes, key 8) is read and written anew, because the op is pure; each sample is read once."""
     return Work(samples, "sample", 2.0 * 12 * classes * kept + 20.0 * samples)
-
-
-def package(name: str) -> str:
-    """Name and version of an installed package, e.g. ``torch 2.15.0``."""
-    try:
-        return f"{name} {version(name)}"
-    except PackageNotFoundError:
-        return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import device_timing
+from ddfast.bench import device_timing
 
 
 class FakeDevice:

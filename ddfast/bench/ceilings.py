@@ -19,7 +19,8 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from benchmarks.device_timing import median_seconds
+from ddfast.bench.device_timing import median_seconds
+from ddfast.bench.pictures import picture
 from ddfast.ops import multi_crop
 
 _MATRIX_SIDES = (512, 1024, 2048)
@@ -199,10 +200,3 @@ def _jpegs(folder: Path | None) -> tuple[list[bytes], str]:
         Image.fromarray(picture(height, width, seed)).save(memory, "JPEG", quality=quality)
         files.append(memory.getvalue())
     return files, "decode fitted to made-up pictures, give --data for real ones"
-
-
-def picture(height: int, width: int, seed: int) -> np.ndarray:
-    """Smooth colour fields with noise, about as hard to decode as a photograph."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
-    return np.clip(np.asarray(coarse) + rng.normal(0, 6, (height, width, 3)), 0, 255).astype(np.uint8)

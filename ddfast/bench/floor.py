@@ -61,7 +61,7 @@ def copy_rate(rates: Mapping[str, float], footprint: float) -> float:
 
 
 def floor_of(work: Work, ceilings: Mapping[str, Any], device: str = "cpu") -> Floor | None:
-    """Floor of one call from the ``ceilings`` of :func:`benchmarks.ceilings.as_dict`; None where none is known."""
+    """Floor of one call from the ``ceilings`` of :func:`ddfast.bench.ceilings.as_dict`; None where none is known."""
     if device == "cuda":
         gpu = ceilings.get("gpu")
         if not gpu:
