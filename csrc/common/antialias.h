@@ -1,4 +1,4 @@
-// Antialiased bilinear resize of a uint8 RGB crop with float weights, as torch's interpolate(antialias=True) defines it.
+// Antialiased bilinear resize of a uint8 RGB crop with float weights, as torch's interpolate(antialias=True) has it.
 //
 // The vertical pass comes first: it reads whole rows, so its vectors are full whatever the number of channels, and each
 // source row is turned into floats once.  The horizontal pass then works on short rows with one 4-lane vector per pixel
@@ -243,8 +243,8 @@ class Resizer {
 #endif
 };
 
-// A thread's own object by an address that the compiler cannot trace: it would otherwise look the thread-local address up
-// again inside the loops, a call that costs them their vector registers.
+// A thread's own object by an address that the compiler cannot trace: it would otherwise look the thread-local address
+// up again inside the loops, a call that costs them their vector registers.
 template <class T>
 inline T& hidden(T& object) {
   T* address = &object;
