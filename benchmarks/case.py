@@ -20,10 +20,11 @@ import pytest
 import torch
 
 from benchmarks import records
-from benchmarks.records import Check, Labels, Ratio, Record, Spread, Timing
+from benchmarks.records import Labels, Record, Timing
 from ddfast.bench import device_timing
 from ddfast.bench.ceilings import as_dict, measure
 from ddfast.bench.floor import Work, floor_of
+from ddfast.bench.measured import Check, Ratio, Spread
 
 SIZES = ("smoke", "medium", "full")
 # Seconds of timed rounds a case may take, and bounds on the number of rounds.

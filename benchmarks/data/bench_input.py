@@ -18,11 +18,12 @@ from torch import Tensor
 
 from benchmarks.data import input_paths as paths
 from benchmarks.methods import rded_pair as pair
-from benchmarks.records import Check, Labels
+from benchmarks.records import Labels
 from ddfast._types import IMAGENET
 from ddfast.bench import work as jobs
 from ddfast.bench.floor import Work
 from ddfast.bench.machine import package
+from ddfast.bench.measured import Check
 from ddfast.methods.rded.config import RDEDConfig
 
 IMAGES = {"smoke": 16, "medium": 80, "full": 200}

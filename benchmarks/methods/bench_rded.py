@@ -21,9 +21,10 @@ import simplejpeg
 import torch
 
 from benchmarks.methods import rded_pair as pair
-from benchmarks.records import Check, Labels
+from benchmarks.records import Labels
 from ddfast.bench import work as jobs
 from ddfast.bench.floor import Work
+from ddfast.bench.measured import Check
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.nets import Observer, build_forward, imagenet_wnids, load_observer
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.records import Check, Labels
+from benchmarks.records import Labels
 from ddfast.bench.floor import Work
 from ddfast.bench.machine import package
+from ddfast.bench.measured import Check
 from ddfast.nets import Forward, Observer, build_forward, load_observer
 from ddfast.nets.engines import available
 from ddfast.nets.settings import full_float32

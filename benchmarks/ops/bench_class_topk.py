@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.records import Check, Labels
+from benchmarks.records import Labels
 from ddfast import ops
 from ddfast.bench import work as jobs
 from ddfast.bench.machine import package
+from ddfast.bench.measured import Check
 
 # classes, kept per class, samples per call, whether a call brings one class (the stream does) or all mixed
 CASES = {"stream": (1000, 40, 64, True), "mixed": (1000, 40, 4096, False), "long": (10, 2000, 4096, False)}

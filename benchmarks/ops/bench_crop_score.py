@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.records import Check, Labels
+from benchmarks.records import Labels
 from ddfast import ops
 from ddfast.bench import work as jobs
 from ddfast.bench.machine import package
+from ddfast.bench.measured import Check
 
 SHAPES = {"ImageNet-1K": (64, 5, 1000), "CIFAR-10": (256, 5, 10), "ImageNet-21K": (16, 5, 21841)}
 GPU_IMAGES = {"ImageNet-1K": 4096, "CIFAR-10": 65536, "ImageNet-21K": 256}

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from benchmarks.ops.crop_work import Work, crops_of, make_work
-from benchmarks.records import Check, Labels
+from benchmarks.records import Labels
 from ddfast.bench.machine import package
+from ddfast.bench.measured import Check
 from ddfast.ops import available_backends, mosaic, use_backend
 
 PATCHES = {"smoke": 8, "medium": 40, "full": 80}

@@ -14,8 +14,9 @@ import torch
 
 from benchmarks.ops.crop_rivals import rivals
 from benchmarks.ops.crop_work import LEVEL, MEAN, STD, Work, crops_of, make_work
-from benchmarks.records import Check, Labels
+from benchmarks.records import Labels
 from ddfast.bench.machine import package
+from ddfast.bench.measured import Check
 from ddfast.ops import available_backends, multi_crop, use_backend
 
 CROPS = {"smoke": 10, "medium": 40, "full": 100}

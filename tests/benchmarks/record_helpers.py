@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.records import Check, Labels, Record, Spread, Timing
+from benchmarks.records import Labels, Record, Timing
 from ddfast.bench.floor import Work, floor_of
+from ddfast.bench.measured import Check, Spread
 from tests.bench.bench_helpers import CEILINGS
 
 
