@@ -15,6 +15,7 @@ _EXAMPLES = """examples:
   ddfast demo --out demo
   ddfast distill rded --preset smoke --data mnist5k --out smoke
   ddfast distill rded --data imagenet/train --observer resnet18 --weights resnet18.pth --ipc 10 --out rded_in1k
+  ddfast bench --out bench_out
   ddfast info
 """
 
@@ -48,6 +49,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo_out"), help="output folder (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--overwrite", action="store_true", help="replace an earlier demo in the output folder")
+    bench = _command(
+        commands, "bench", _bench, help="what ddfast reaches on this machine, and how far that is from its limit"
+    )
+    bench.add_argument("--out", type=Path, default=Path("bench_out"), help="output folder (default: %(default)s)")
+    bench.add_argument("--quick", action="store_true", help="half a minute instead of two; for a look, not to quote")
+    bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: all there are")
+    bench.add_argument("--json", action="store_true", help="print bench.json instead of the table")
     return parser
 
 
@@ -125,6 +133,12 @@ def _info(arguments: argparse.Namespace) -> int:
     info = build_info()
     print(json.dumps(info, indent=2) if arguments.json else describe(info))
     return 0
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from ddfast.bench.run import run_bench
+
+    return run_bench(arguments.out, quick=arguments.quick, device=arguments.device, as_json=arguments.json)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
