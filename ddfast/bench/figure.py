@@ -61,7 +61,7 @@ def _frame(axes: Axes, shown: Sequence[Result], machine: str) -> None:
     axes.set_yticks(range(len(shown)), names, fontsize=9)
     axes.invert_yaxis()
     axes.axvline(100, color=LIMIT, linewidth=1.5, label="the limit")
-    axes.set_xlim(0, max(118, *(115 / (result.x_of_limit or 1) for result in shown)))
+    axes.set_xlim(0, max(125, *(115 / (result.x_of_limit or 1) for result in shown)))
     axes.set_xlabel("share of this machine's limit, percent (longer is better); in brackets: what binds", fontsize=9)
     axes.tick_params(labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import sys
 import tempfile
 import time
@@ -73,6 +74,8 @@ def run_bench(out: Path, *, quick: bool = False, device: str = "auto", as_json: 
     devices, began = _devices(device), time.perf_counter()
     bench = Bench(out, quick)
     _say(describe(machine.describe(), machine.versions()))
+    if (load := os.getloadavg()[0]) > len(os.sched_getaffinity(0)) / 2:
+        _say(f"this machine is busy (load {load:.1f}): the wall time of RDED suffers, CPU times hardly")
     planned = [spec for name in devices for spec in specs(name)]
     try:
         _measure(bench, planned, devices)
