@@ -75,7 +75,7 @@ def rded(setting: Setting, ceilings: dict[str, Any]) -> Result:
         rival=f"{package('torch')} eager fp32 + {package('pillow')}, one process",
         rival_seconds=rival_seconds,
         over=Ratio(over, over, over, 1),
-        note=_extrapolation(run, files, precision, setting.device),
+        note=_extrapolation(run, files, precision, setting),
     )
 
 
@@ -158,11 +158,12 @@ def _floor(files: Drawn, precision: str, cores: int, ceilings: dict[str, Any], d
     return max((each for each in both if each), key=lambda floor: floor.seconds, default=None)
 
 
-def _extrapolation(run: Run, files: Drawn, precision: str, device: str) -> str:
+def _extrapolation(run: Run, files: Drawn, precision: str, setting: Setting) -> str:
     total = run.setup + IMAGENET_PICTURES / run.rate
     size = sum(path.stat().st_size for path, _ in files) / len(files) / 1e3
     return (
-        f"RDED on {device}: {run.rate:.1f} pictures/s beyond {run.setup:.1f} s of set-up; ImageNet-1K (300,000 "
+        f"RDED on {setting.device}: {run.rate:.1f} pictures/s beyond {run.setup:.1f} s of set-up; ImageNet-1K (300,000 "
         f"pictures) would take {total / 3600:.2f} h at this rate, assuming pictures like these made-up ones (500x375, "
-        f"{size:.0f} kB) in the file cache, a ResNet-18, {precision}, and this machine alone"
+        f"{size:.0f} kB) in the file cache, a ResNet-18, {precision}, and nothing else running"
+        + (f"; {len(files)} pictures are too few for a rate to quote" if setting.quick else "")
     )
