@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "class_topk/class_topk.h"
+#include "bindings/augment.h"
 #include "bindings/crops.h"
 #include "common/isa.h"
 #include "crop_score/crop_score.h"
@@ -66,6 +67,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("set_isa", &set_isa, py::arg("isa"));
   m.def("tune_malloc", &tune_malloc);
   bind_crops(m);
+  bind_augment(m);
   m.def("crop_score", &bind_crop_score);
   m.def("class_topk_f32", &run_class_topk<float>);
   m.def("class_topk_f64", &run_class_topk<double>);

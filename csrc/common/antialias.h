@@ -8,6 +8,7 @@
 #pragma once
 
 #include "common/axis.h"
+#include "common/pieces.h"
 #include "common/planar.h"
 #include "common/ragged.h"
 
@@ -83,15 +84,6 @@ inline void weighted_pixels_any(const float* rows, int64_t stride, const Axis& a
   }
 }
 
-inline void to_float(const uint8_t* src, int64_t bytes, float* dst) {
-  int64_t c = 0;
-  for (; c + kLanes <= bytes; c += kLanes) store(dst + c, widen(src + c));
-  if (c == bytes) return;
-  uint8_t rest[kLanes] = {};  // never read past the crop: it may be the last of the buffer
-  std::memcpy(rest, src + c, static_cast<size_t>(bytes - c));
-  store(dst + c, widen(rest));
-}
-
 // Rows [begin, end) of the vertical pass for kVectors vectors of columns: each byte is turned into a float once and
 // added to the two outputs it belongs to.  Same sums in the same order as weighted_rows.  Wide blocks spread the cost
 // of the varying row counts, which the processor foresees badly; two sums a vector must fit the registers.
@@ -130,8 +122,10 @@ inline void paired_rows(const uint8_t* src, int64_t src_stride, const Axis& axis
 // Resizes one crop after another; keeps its scratch and the filters of the last size.
 class Resizer {
  public:
-  void prepare(const Crop& crop, int out_height, int out_width) {
+  // With pieces, only the crop's height and width are read.
+  void prepare(const Crop& crop, int out_height, int out_width, const Pieces* pieces = nullptr) {
     crop_ = crop;
+    pieces_ = pieces;
     rows_.prepare(crop.height, out_height);
     rows_.pair_up();
     square_ = crop.height == crop.width && out_height == out_width;
@@ -198,7 +192,7 @@ class Resizer {
     // lines.
     const int64_t stride = std::max((span + 3 * columns().taps + 1 + 15) / 16 * 16, (bytes + 95) / 96 * 96);
     const int64_t block = bytes < kBlock ? kBlock / 2 : kBlock;
-    const bool paired = rows_.pairs && bytes >= block;
+    const bool paired = rows_.pairs && bytes >= block && !pieces_;
     float* ring = paired ? nullptr : ring_.get<float>(stride * rows_.taps);
     float* strip = strip_.get<float>(stride * kStrip);
     for (int y = 0, next = 0; y < rows_.out; y += kStrip) {
@@ -223,8 +217,11 @@ class Resizer {
     const int64_t span = (bytes + kLanes - 1) / kLanes * kLanes;
     for (int y = begin; y < end; ++y, strip += stride) {
       const int first = rows_.first[y], count = rows_.count[y];
-      for (next = std::max(next, first); next < first + count; ++next)
-        to_float(crop_.data + next * crop_.row_stride, bytes, ring + next % rows_.taps * stride);
+      for (next = std::max(next, first); next < first + count; ++next) {
+        float* to = ring + next % rows_.taps * stride;
+        if (pieces_) pieces_->row_to_float(next, to);
+        else to_float(crop_.data + next * crop_.row_stride, bytes, to);
+      }
       for (int k = 0; k < count; ++k) taps[k] = ring + (first + k) % rows_.taps * stride;
       weighted_rows(taps, rows_.weight + int64_t{y} * rows_.taps, count, span, strip);
     }
@@ -234,6 +231,7 @@ class Resizer {
   const Axis& columns() const { return square_ ? rows_ : cols_; }
 
   Crop crop_{};
+  const Pieces* pieces_ = nullptr;
   Axis rows_, cols_;
   bool square_ = false;
   Scratch ring_, strip_, done_, pointers_;

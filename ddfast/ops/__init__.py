@@ -7,6 +7,7 @@ PyTorch's dispatcher as ``torch.ops.ddfast.<name>``.
 from __future__ import annotations
 
 from ddfast.ops._registry import BackendError, available_backends, use_backend
+from ddfast.ops.augment_batch import augment_batch
 from ddfast.ops.class_topk import EMPTY_KEY, class_topk, empty_topk
 from ddfast.ops.crop_score import crop_score
 from ddfast.ops.mosaic import mosaic
@@ -15,6 +16,7 @@ from ddfast.ops.multi_crop import multi_crop
 __all__ = [
     "EMPTY_KEY",
     "BackendError",
+    "augment_batch",
     "available_backends",
     "class_topk",
     "crop_score",
