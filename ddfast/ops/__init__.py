@@ -12,6 +12,7 @@ from ddfast.ops.class_topk import EMPTY_KEY, class_topk, empty_topk
 from ddfast.ops.crop_score import crop_score
 from ddfast.ops.mosaic import mosaic
 from ddfast.ops.multi_crop import multi_crop
+from ddfast.ops.soft_label_loss import soft_label_loss
 
 __all__ = [
     "EMPTY_KEY",
@@ -23,5 +24,6 @@ __all__ = [
     "empty_topk",
     "mosaic",
     "multi_crop",
+    "soft_label_loss",
     "use_backend",
 ]

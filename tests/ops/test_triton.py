@@ -1,4 +1,4 @@
-"""Runs triton_cases.py under Triton's interpreter on the CPU, and on a GPU where there is one."""
+"""Runs the files of Triton cases under Triton's interpreter on the CPU, and on a GPU where there is one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CASES = Path(__file__).with_name("triton_cases.py")
+CASES = [Path(__file__).with_name(name) for name in ("triton_cases.py", "triton_loss_cases.py")]
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_cases(where: str, tmp_path: Path) -> None:
         "no:cacheprovider",
         "-W",
         "ignore::RuntimeWarning",
-        str(CASES),
+        *map(str, CASES),
     ]
-    done = subprocess.run(command, env=env, cwd=CASES.parents[2], capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=env, cwd=CASES[0].parents[2], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr

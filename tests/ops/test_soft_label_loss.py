@@ -1,0 +1,180 @@
+"""soft_label_loss: against torch's own losses in float64, gradients of both orders, stored labels, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ddfast.ops.soft_label_loss import soft_label_loss
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "kl": {"kind": "kl", "temperature": 20.0},
+    "kl-cold": {"kind": "kl", "temperature": 0.5},
+    "ce": {"kind": "ce", "temperature": 3.0},
+    "mse_gt": {"kind": "mse_gt", "mse_weight": 0.7, "ce_weight": 0.1},
+}
+
+
+def by_torch(name: str, z: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    """The same from torch.nn.functional."""
+    options = OPTIONS[name]
+    if name == "mse_gt":
+        return 0.7 * F.mse_loss(z, t) + 0.1 * F.cross_entropy(z, labels)
+    scale = 1 / options["temperature"]
+    if name == "ce":
+        return F.cross_entropy(z * scale, torch.softmax(t * scale, 1))
+    return F.kl_div(F.log_softmax(z * scale, 1), F.log_softmax(t * scale, 1), reduction="batchmean", log_target=True)
+
+
+def case(n: int, classes: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n * classes)
+    z, t = (torch.randn(n, classes, generator=generator) * 4 for _ in range(2))
+    return z.to(dtype), t.to(dtype), torch.randint(0, classes, (n,), generator=generator)
+
+
+def options(name: str, labels: Tensor) -> dict[str, Any]:
+    return {**OPTIONS[name], **({"labels": labels} if name == "mse_gt" else {})}
+
+
+def top_k(t: Tensor, k: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Labels as a store gives them, and the logits they stand for."""
+    values, indices = t.topk(k, 1)
+    rest = t.double().scatter(1, indices, float("-inf"))
+    tail = (torch.logsumexp(rest, 1) - torch.tensor(t.shape[1] - k).double().log()).to(t.dtype)
+    return (values, indices, tail), tail[:, None].expand_as(t).scatter(1, indices, values)
+
+
+@pytest.mark.usefixtures("poisoned_empty")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("shape", [(5, 10), (3, 1000), (4, 1), (1, 33)])
+def test_loss_and_gradient_against_float64(shape: tuple[int, int], name: str, dtype: torch.dtype) -> None:
+    z, t, labels = case(*shape, dtype)
+    truth_z, plain_z, our_z = (z.to(d, copy=True).requires_grad_() for d in (torch.float64, torch.float32, dtype))
+    truth = by_torch(name, truth_z, t.double(), labels)
+    plain = by_torch(name, plain_z, t.float(), labels)
+    ours = soft_label_loss(our_z, t, **options(name, labels))
+    pairs = ((truth, truth_z), (plain, plain_z), (ours, our_z))
+    truth_grad, plain_grad, our_grad = (torch.autograd.grad(value, x)[0] for value, x in pairs)
+    eps = torch.finfo(torch.float32).eps
+    assert ours.dtype == torch.float32
+    assert our_grad.dtype == dtype
+    wanted = truth.item()
+    assert abs(ours.item() - wanted) <= 2 * abs(plain.item() - wanted) + 8 * eps * (1 + abs(wanted))
+    allowed = 2 * (plain_grad - truth_grad).abs().max() + 8 * eps + torch.finfo(dtype).eps * truth_grad.abs()
+    assert bool(((our_grad - truth_grad).abs() <= allowed).all())
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_stored_labels_stand_for_dense_logits(name: str, k: int) -> None:
+    z, t, labels = case(6, 9, torch.float64)
+    stored, spread = top_k(t, k)
+    ours, dense = (z.clone().requires_grad_() for _ in range(2))
+    first = soft_label_loss(ours, stored, **options(name, labels))
+    second = soft_label_loss(dense, spread, **options(name, labels))
+    torch.testing.assert_close(first, second)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, x)[0] for loss, x in ((first, ours), (second, dense))))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_gradcheck_twice(name: str) -> None:
+    z, t, labels = case(4, 6, torch.float64)
+    z.requires_grad_()
+    for teacher in (t, top_k(t, 2)[0]):
+        for reduction in ("mean", "none"):
+
+            def loss(x: Tensor, teacher: Any = teacher, reduction: str = reduction) -> Tensor:
+                return soft_label_loss(x, teacher, reduction=reduction, **options(name, labels))
+
+            assert torch.autograd.gradcheck(loss, (z,))
+            assert torch.autograd.gradgradcheck(loss, (z,))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_gradient_of_the_gradient_reaches_the_weights(name: str) -> None:
+    z, t, labels = case(4, 6, torch.float64)
+    weight = torch.randn(6, 6, dtype=torch.float64, requires_grad=True)
+    grads = []
+    for loss in (
+        soft_label_loss(z @ weight, t, **options(name, labels)),
+        by_torch(name, z @ weight, t, labels),
+    ):
+        (first,) = torch.autograd.grad(loss, weight, create_graph=True)
+        grads.append(torch.autograd.grad(first.square().sum(), weight)[0])
+    torch.testing.assert_close(*grads)
+
+
+def test_reductions_and_strides() -> None:
+    z, t, _ = case(6, 9)
+    rows = soft_label_loss(z, t, reduction="none")
+    torch.testing.assert_close(soft_label_loss(z, t), rows.mean())
+    torch.testing.assert_close(soft_label_loss(z, t, reduction="sum"), rows.sum())
+    wide = torch.full((12, 20), float("nan"))
+    wide[::2, 3:12] = z
+    torch.testing.assert_close(soft_label_loss(wide[::2, 3:12], t.t().contiguous().t(), reduction="none"), rows)
+    assert soft_label_loss(z[:0], t[:0], reduction="none").shape == (0,)
+    assert float(soft_label_loss(z[:0], t[:0], reduction="sum")) == 0.0
+
+
+def test_classes_without_mass_cost_nothing() -> None:
+    z, t, _ = case(3, 5)
+    t[:, 1] = float("-inf")
+    z.requires_grad_()
+    loss = soft_label_loss(z, t)
+    loss.backward()
+    p = torch.softmax(t, 1)
+    assert bool(torch.isfinite(loss))
+    torch.testing.assert_close(z.grad, (torch.softmax(z.detach(), 1) - p) / 3)
+
+
+def test_equal_logits_have_no_loss_however_large() -> None:
+    z = torch.tensor([[1e4, -1e4, 0.0], [80.0, 80.0, -80.0]])
+    assert soft_label_loss(z, z.clone(), temperature=2.0).item() == pytest.approx(0.0, abs=1e-6)
+    assert bool(soft_label_loss(torch.full((1, 3), float("nan")), z[:1]).isnan())
+
+
+def test_registration() -> None:
+    z, t, labels = case(4, 6, torch.float64)
+    z.requires_grad_()
+    values, indices, tail = top_k(t, 2)[0]
+    forward = torch.ops.ddfast.soft_label_loss.default
+    torch.library.opcheck(forward, (z, t, None, None, None, 2.0, 1.0, True, 0.0, 0.0, True))
+    torch.library.opcheck(forward, (z, values, indices, tail, labels, 2.0, 0.0, False, 1.0, 0.1, True))
+    torch.library.opcheck(forward, (z.detach(), t, None, None, None, 2.0, 1.0, True, 0.0, 0.0, False))
+    upstream = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    weights = (2.0, 1.0, 0.5, 0.25)
+    torch.library.opcheck(torch.ops.ddfast.soft_label_loss_backward.default, (upstream, t, z, *weights))
+    twice = torch.ops.ddfast.soft_label_loss_double_backward.default
+    torch.library.opcheck(twice, (t, upstream.detach(), t, z.detach(), *weights))
+
+
+def test_wrong_arguments_are_named() -> None:
+    z, t, labels = case(4, 6)
+    (values, indices, tail), _ = top_k(t, 2)
+    for message, arguments, keywords in (
+        (r"teacher: gave logits \[4, 5\], the student \[4, 6\]; expected the same", (z, t[:, :5]), {}),
+        (r"teacher: gave logits \[3, 6\]", (z, t[:3]), {}),
+        ("kind: got 'js'", (z, t), {"kind": "js"}),
+        ("reduction: got 'batchmean'", (z, t), {"reduction": "batchmean"}),
+        ("temperature: got 0.0", (z, t), {"temperature": 0.0}),
+        ("labels: missing, needed for kind 'mse_gt'", (z, t), {"kind": "mse_gt"}),
+        ("labels: given, but of no use to kind 'kl'", (z, t), {"labels": labels}),
+        ("labels: got class 6, expected 0 to 5", (z, t), {"kind": "mse_gt", "labels": labels * 0 + 6}),
+        ("teacher: got 2 tensors", (z, (values, indices)), {}),
+        ("teacher: wants a gradient", (z, t.clone().requires_grad_()), {}),
+        (r"teacher indices: got shape \(4, 1\)", (z, (values, indices[:, :1], tail)), {}),
+        ("labels: got class 6, expected 0 to 5", (z, (values, indices + 6 - indices, tail)), {}),
+        ("logits: got shape", (z[0], t[0]), {}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            soft_label_loss(*arguments, **keywords)
+    for wrong in ((z.int(), t), (z, t.int()), (z, (values, indices.int(), tail)), (z, None)):
+        with pytest.raises(TypeError):
+            soft_label_loss(*wrong)
