@@ -13,7 +13,7 @@ area and aspect of ten attempts at a box, from 28 one for each vertical and each
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -97,8 +97,9 @@ class Views:
         """The same on ``device``."""
         if self.index.device == device:
             return self
-        moved = (value.to(device, non_blocking=True) for value in self.tensors())
-        return Views(*moved, self.share)  # type: ignore[arg-type]
+        moved = [value.to(device, non_blocking=True) for value in self.tensors()]
+        names = [field.name for field in fields(self)]
+        return replace(self, **dict(zip(names, moved, strict=False)))
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:

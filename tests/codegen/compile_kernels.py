@@ -59,6 +59,13 @@ def cases() -> Iterator[Case]:
     def mosaic(size: int, factor: int, how: str) -> Callable[[], Any]:
         return lambda: run("mosaic", *ragged(factor**2), size, factor, how, MEAN, STD, 1)
 
+    def views(side: int, dtype: torch.dtype, packed: bool, mixup: bool = False) -> Callable[[], Any]:
+        n, images = 4, torch.zeros(8, 40, 40, 3, dtype=torch.uint8)
+        strips, boxes, shift = (torch.zeros(n, k, dtype=torch.int32) for k in (2, 4, 2))
+        index, flip = torch.zeros(n, dtype=torch.int64), torch.zeros(n, dtype=torch.bool)
+        draws = (index, strips, strips, boxes, flip, shift, index, boxes[0])
+        return lambda: run("augment_batch", images, *draws, 0.5, [side, side], MEAN, STD, mixup, dtype, packed, 1)
+
     def score(n: int, m: int, classes: int, dtype: torch.dtype, literal: bool = False) -> Callable[[], Any]:
         logits = torch.zeros(n, m, classes, dtype=dtype)
         return lambda: run("crop_score", logits, torch.zeros(n, dtype=torch.int64), literal)
@@ -67,9 +74,15 @@ def cases() -> Iterator[Case]:
     for name, dtype in low.items():
         yield f"multi_crop-{name}-planar-112", crop(4, 112, dtype, False)
         yield f"multi_crop-{name}-packed-112", crop(4, 112, dtype, True)
+        yield f"augment_batch-{name}-planar-224", views(224, dtype, False)
+        yield f"augment_batch-{name}-packed-224", views(224, dtype, True)
         yield f"crop_score-{name}-5x1000", score(4, 5, 1000, dtype)
     yield "multi_crop-fp32-planar-16", crop(4, 16, torch.float32, False)
     yield "multi_crop-bf16-packed-1", crop(1, 1, torch.bfloat16, True)
+    yield "augment_batch-bf16-packed-16", views(16, torch.bfloat16, True)
+    yield "augment_batch-fp32-packed-1", views(1, torch.float32, True)
+    yield "augment_batch-fp32-mixup-224", views(224, torch.float32, True, mixup=True)
+    yield "augment_batch-bf16-mixup-32", views(32, torch.bfloat16, True, mixup=True)
     for how in ("nearest", "truncate"):
         yield f"mosaic-{how}-224", mosaic(224, 2, how)
     yield "mosaic-nearest-1", mosaic(1, 1, "nearest")

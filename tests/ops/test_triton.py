@@ -13,8 +13,9 @@ CASES = [Path(__file__).with_name(name) for name in ("triton_cases.py", "triton_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cases", CASES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("where", ["interpreter", pytest.param("gpu", marks=pytest.mark.gpu)])
-def test_cases(where: str, tmp_path: Path) -> None:
+def test_cases(where: str, cases: Path, tmp_path: Path) -> None:
     pytest.importorskip("triton")
     env = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "DDFAST_BACKEND")}
     env["TRITON_CACHE_DIR"] = str(tmp_path)

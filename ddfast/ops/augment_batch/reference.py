@@ -62,4 +62,4 @@ def augment_batch(
         mixed = own.clone()
         mixed[window] = own[partner][window]
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return mixed.to(dtype).contiguous(memory_format=layout)
+    return torch.empty(own.shape, dtype=dtype, device=own.device, memory_format=layout).copy_(mixed)

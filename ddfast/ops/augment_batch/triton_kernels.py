@@ -9,8 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ddfast.ops._antialias.triton_kernels import LAUNCH, ROWS, lanes, triangle, window
+from ddfast.ops._antialias.triton_kernels import LAUNCH, ROWS, triangle, window
 
+LANES = 64  # of a tile: with 128 and 4 warps the kernel spills, and more tiles would straddle the mixing box's border
 # Numbers that must stay run-time values: Triton would turn one that equals 1 into a constant, which has no ``.to``.
 RUN_TIME = ("count", "height", "width", "factor", "samples", "out_height", "out_width")
 
@@ -141,14 +142,13 @@ def augment_batch(
         return out
     draws = [t.contiguous() for t in (index, columns, rows, boxes, flip, shift, partner, mix_box)]
     index, columns, rows, boxes, flip, shift, partner, mix_box = draws
-    block = lanes(width)
-    grid = (n * triton.cdiv(height, ROWS) * triton.cdiv(3 * width, block),)
+    grid = (n * triton.cdiv(height, ROWS) * triton.cdiv(3 * width, LANES),)
     scale = [1 / (255 * s) for s in std]
     bias = [-c / s for c, s in zip(mean, std, strict=True)]
     with torch.cuda.device_of(out):
         augment_batch_kernel[grid](
             images, *images.shape[:3], index, columns, rows, columns.shape[1], boxes, flip.view(torch.uint8), shift,
             partner, mix_box, n, out, *out.stride(), height, width, share, 1 - share, *scale, *bias, MIXUP=mixup,
-            ROWS=ROWS, LANES=block, **LAUNCH,
+            ROWS=ROWS, LANES=LANES, **LAUNCH,
         )  # fmt: skip
     return out
