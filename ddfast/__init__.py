@@ -1,6 +1,7 @@
 """ddfast: fast, exact dataset distillation.
 
 ``ddfast.distill("rded", source, observer=..., ipc=10, out=...)`` distils, ``ddfast.load(path)`` reads the result,
+``ddfast.evaluate(path, val)`` trains students on it and reports,
 ``ddfast.ops`` holds the kernels, ``ddfast.build_info()`` tells what would run.  Names are imported on first use.
 """
 
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ddfast import ops
     from ddfast._info import build_info
+    from ddfast.evaluation import evaluate
     from ddfast.methods import distill
     from ddfast.store import DistilledSet, load, save
 
-__all__ = ["DistilledSet", "build_info", "distill", "load", "ops", "save"]
+__all__ = ["DistilledSet", "build_info", "distill", "evaluate", "load", "ops", "save"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -23,6 +25,7 @@ _HOMES = {
     "load": "ddfast.store",
     "save": "ddfast.store",
     "distill": "ddfast.methods",
+    "evaluate": "ddfast.evaluation",
     "build_info": "ddfast._info",
     "ops": "ddfast.ops",
 }

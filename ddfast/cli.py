@@ -16,6 +16,9 @@ _EXAMPLES = """examples:
   ddfast distill rded --preset smoke --data mnist5k --out smoke
   ddfast distill rded --data imagenet/train --observer resnet18 --weights resnet18.pth --ipc 10 --out rded_in1k
   ddfast bench --out bench_out
+  ddfast evaluate smoke --preset smoke
+  ddfast evaluate rded_in1k --data imagenet:val --train imagenet:train --teacher resnet18 --students resnet18
+  ddfast export smoke --to huggingface --out smoke_hf
   ddfast info
 """
 
@@ -26,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
-        hint = "; what is finished is kept, go on with --resume" if hasattr(arguments, "method") else ""
+        hint = "; what is finished is kept, go on with --resume" if {"method", "sets"} & set(vars(arguments)) else ""
         print(f"\ninterrupted{hint}", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError) as error:
         if arguments.traceback:
             raise
         print(f"ddfast: error: {error}", file=sys.stderr)
@@ -43,6 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_distill(commands)
+    _add_evaluate(commands)
+    _add_export(commands)
     info = _command(commands, "info", _info, help="what is installed and which backends would run")
     info.add_argument("--json", action="store_true", help="machine-readable")
     demo = _command(commands, "demo", _demo, help="distil real digits and train on the result, in under three minutes")
@@ -87,6 +92,39 @@ def _add_distill(commands: Any) -> None:
         one.set_defaults(method=name, fields=(*_names(method.config_class), *_names(RunOptions)))
 
 
+def _add_evaluate(commands: Any) -> None:
+    from ddfast.evaluation.protocols import PROTOCOLS, EvaluationConfig
+
+    one = _command(commands, "evaluate", _evaluate, help="train students on a distilled set and on controls; report")
+    one.add_argument("sets", nargs="+", type=Path, metavar="DIR", help="distilled sets of the same classes")
+    one.add_argument("--data", help="test pictures (default: those of the set's built-in source)")
+    one.add_argument("--train", help="the real set, for controls (default: the set's built-in source)")
+    one.add_argument("--students", default="conv3", help="names with commas between (default: %(default)s)")
+    one.add_argument("--preset", choices=sorted(PROTOCOLS), default="rded", help="recipe (default: %(default)s)")
+    one.add_argument("--teacher", default="auto", help="auto (the set's observer), none, or a network's name")
+    one.add_argument("--teacher-weights", help="file with the teacher's weights")
+    one.add_argument("--out", type=Path, help="output folder (default: DIR_evaluation)")
+    one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    one.add_argument("--processes", type=int, help="students trained side by side (default: one a core)")
+    one.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
+    one.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
+    one.add_argument("--quiet", action="store_true", help="no progress")
+    one.add_argument("--json", action="store_true", help="print the report as JSON")
+    _add_fields(one.add_argument_group("what is trained and tested"), EvaluationConfig)
+    one.set_defaults(fields=_names(EvaluationConfig))
+
+
+def _add_export(commands: Any) -> None:
+    from ddfast.store.export import EXPORTERS
+
+    one = _command(commands, "export", _export, help="write a distilled set as other programs read it")
+    one.add_argument("set", type=Path, metavar="DIR", help="the distilled set")
+    one.add_argument("--to", required=True, choices=sorted(EXPORTERS))
+    one.add_argument("--out", required=True, type=Path, help="output folder")
+    one.add_argument("--dataset", help="ddranking: its data set, such as CIFAR10 (default: the source)")
+    one.add_argument("--jpeg", action="store_true", help="imagefolder: JPEG of quality 95 instead of PNG")
+
+
 def _fields(config_class: type) -> list[dataclasses.Field[Any]]:
     return [f for f in dataclasses.fields(config_class) if f.metadata.get("cli", True)]
 
@@ -103,7 +141,7 @@ def _add_fields(group: Any, config_class: type) -> None:
         kind = hints[f.name]
         text = f"{f.metadata['help']} (default: {f.default})".replace("%", "%%")
         common = {"dest": f.name, "default": argparse.SUPPRESS, "help": text}
-        if kind is bool:
+        if bool in (kind, *typing.get_args(kind)):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif typing.get_origin(kind) is tuple:
             group.add_argument(flag, type=float, nargs=len(typing.get_args(kind)), **common)
@@ -123,6 +161,29 @@ def _distill(arguments: argparse.Namespace) -> int:
     if arguments.json:
         manifest = read_manifest(arguments.out / "manifest.json")
         print(json.dumps({"out": str(arguments.out), "images": len(manifest["images"]), "manifest": manifest}))
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from ddfast.evaluation import evaluate
+    from ddfast.runs import identify_worker
+
+    out = arguments.out or arguments.sets[0].resolve().with_name(arguments.sets[0].resolve().name + "_evaluation")
+    given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
+    passed = ("train", "students", "preset", "teacher", "teacher_weights", "device", "processes", "resume", "overwrite")
+    result = evaluate(
+        arguments.sets, arguments.data, out=out, worker=identify_worker(), quiet=arguments.quiet,
+        **{name: getattr(arguments, name) for name in passed}, **given,
+    )  # fmt: skip
+    print(json.dumps(result.report) if arguments.json else f"{result.text()}\n\n{out / 'report.html'}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from ddfast.store.export import export
+
+    options = {"dataset": arguments.dataset, "jpeg": arguments.jpeg or None}
+    print(export(arguments.set, arguments.to, arguments.out, **{k: v for k, v in options.items() if v is not None}))
     return 0
 
 

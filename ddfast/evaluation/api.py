@@ -1,0 +1,226 @@
+"""One call that judges distilled sets: train students, test them, compare with controls, write the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddfast.data import Source
+from ddfast.evaluation.inputs import Data, Sets, load_sets, real_set, resolve_device, share, test_pictures
+from ddfast.evaluation.page import render
+from ddfast.evaluation.plan import Plan, Subject, subject_keys
+from ddfast.evaluation.protocols import EvaluationConfig, protocol
+from ddfast.evaluation.results import find_row, make_report, own_labels
+from ddfast.evaluation.runner import run_plan
+from ddfast.evaluation.schema import report_bytes
+from ddfast.evaluation.storage import measure
+from ddfast.evaluation.students import build_student, parse_students
+from ddfast.evaluation.teacher import Teacher, find_teacher, keep_teacher
+from ddfast.evaluation.validation import CACHE_FILE, match_classes, write_cache
+from ddfast.runs import Worker, atomic_write_bytes, refuse_occupied
+from ddfast.store import DistilledSet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ddfast.nets import Observer
+
+_CACHE_BYTES = 8 << 30
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out: ``report`` as `ddfast.evaluation.schema` describes it, ``html`` the page."""
+
+    report: dict[str, Any]
+    html: str
+
+    def top1(
+        self, images: str = "distilled", labels: str | None = None, student: str | None = None, set: str | None = None
+    ) -> dict[str, Any]:
+        """Accuracy after the last epoch: {mean, std, values}, fractions.
+
+        Args:
+            images: "distilled", "random-images", "random-bytes" or "full".
+            labels: "hard" or "soft"; None for soft where there are any.
+            student, set: None for the first.
+
+        Raises:
+            KeyError: nothing of the kind was trained.
+        """
+        key = set or self.report["sets"][0]["key"]
+        kind = labels or own_labels(self.report["results"], key)
+        kind = "hard" if images == "full" else kind
+        row = find_row(self.report["results"], key, images, kind, student or self.report["students"][0]["name"])
+        if row is None:
+            raise KeyError(f"{key}: no students of {images} pictures with {kind} labels were trained")
+        return dict(row["top1"])
+
+    def text(self) -> str:
+        """The headline table for a terminal."""
+        lines = []
+        names = {entry["key"]: entry["name"] for entry in self.report["sets"]}
+        for row in (row for row in self.report["results"] if row["augmented"]):
+            spread = "" if row["top1"]["std"] is None else f" ± {100 * row['top1']['std']:.2f}"
+            what = f"{names[row['set']]}: {row['images']}, {row['labels']} labels, {row['student']}"
+            size = f"{row['image_count']:.0f} images, {row['bytes'] / 1000:.1f} kB"
+            lines.append(f"  {what:60s} {100 * row['top1']['mean']:6.2f}{spread} %   ({size})")
+        for score in self.report["scores"]:
+            found = [
+                f"{k.upper()} {score[k]['mean']:.3f}" for k in ("hlr", "ior", "lrs", "ars") if score[k] is not None
+            ]
+            if found:
+                lines.append(f"  {names[score['set']]}, {score['student']}: {', '.join(found)}")
+        return "\n".join(lines)
+
+
+def evaluate(
+    distilled: Sets,
+    val: Data | None = None,
+    *,
+    train: Data | None = None,
+    students: str | Sequence[str] = ("conv3",),
+    preset: str = "rded",
+    teacher: str | nn.Module | Observer | None = "auto",
+    teacher_weights: str | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    processes: int | None = None,
+    worker: Worker | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Evaluation:
+    """Trains students on distilled sets and on controls, and reports what they learned and what it cost.
+
+    Every student of every kind is a task of its own in a ledger: kill the run at any moment and go on with ``resume``.
+
+    Args:
+        distilled: a `DistilledSet`, the folder of one, or several of the same classes and resolution.
+        val: test pictures, matched by class name (see `ddfast.data.open_source`); None for sets of built-in sources.
+        train: the real set, for the controls, storage and a repeated observer; None for sets of built-in sources.
+        students: names such as ``conv3``, ``conv3_instance``, ``resnet18``, ``resnet18_modified``, or a torchvision
+            name.
+        preset: the recipe, ``rded``, ``hard_label`` or ``smoke``.
+        teacher: who makes soft labels: "auto" (the set's observer where it was trained on the source itself), "none",
+            a network's name, a module or an `Observer`.
+        teacher_weights: file of a named teacher's weights.
+        out: folder for ``report.json``, ``report.html`` and the run's state; None keeps nothing.
+        device: cpu, cuda, cuda:N or auto.
+        processes: how many students are trained side by side; None for one a core on CPU, one on a GPU. The results do
+            not depend on it.
+        worker: who this is among workers started together (see `ddfast.runs.identify_worker`).
+        resume, overwrite: go on with, or replace, the run in ``out``.
+        quiet: no progress.
+        **settings: fields of `EvaluationConfig`: ``seeds``, ``controls``, ``epochs``, ``best`` ...
+
+    Returns:
+        The report and the page.
+
+    Raises:
+        TypeError: unknown setting.
+        ValueError: a setting, a folder or the classes do not fit; the message says which and what to do.
+        NonFiniteLossError: a training diverged; the message has task, step and learning rate.
+        ddfast.runs.RunError: ``out`` holds something else, or the disk is full.
+    """
+    known = {f.name for f in dataclasses.fields(EvaluationConfig)}
+    if unknown := sorted(set(settings) - known):
+        raise TypeError(f"evaluate has no setting {unknown[0]!r}; settings: {', '.join(sorted(known))}")
+    config = EvaluationConfig(**{"preset": preset, **{k: v for k, v in settings.items() if v is not None}})
+    options = _Options(train, teacher, teacher_weights, device, processes, worker, resume, overwrite, quiet)
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="ddfast-") as folder:
+            return _evaluate(distilled, val, students, config, Path(folder), options)
+    refuse_occupied(out, resume=resume or (worker or Worker()).count > 1, overwrite=overwrite)
+    return _evaluate(distilled, val, students, config, Path(out), options)
+
+
+@dataclass(frozen=True)
+class _Options:
+    train: Data | None
+    teacher: Any
+    teacher_weights: str | None
+    device: str
+    processes: int | None
+    worker: Worker | None
+    resume: bool
+    overwrite: bool
+    quiet: bool
+
+
+def _evaluate(
+    distilled: Sets, val: Data | None, students: Any, config: EvaluationConfig, out: Path, options: _Options
+) -> Evaluation:
+    loaded = load_sets(distilled)
+    notes: list[str] = []
+    validation = test_pictures(loaded[0][1], val, config)
+    train = real_set(loaded[0][1], options.train, notes)
+    device = resolve_device(options.device)
+    names = parse_students(students)
+    first = loaded[0][1]
+    for name in names:
+        width = config.width or protocol(config.preset).width
+        build_student(name, len(first.class_names), int(first.images.shape[1]), seed=0, width=width)
+    fresh = options.overwrite or not options.resume
+    subjects = _subjects(loaded, train, out, options, config, device, notes, fresh)
+    plan = Plan(config, subjects, names, validation, train, device, 1, 0)
+    processes, threads = share(len(plan.specs()), options.processes, device)
+    cached = validation.cropped and sum(validation.counts) * validation.size**2 * 3 <= _CACHE_BYTES
+    plan = replace(
+        plan, threads=threads, decode_workers=0 if processes > 1 else min(4, os.cpu_count() or 1),
+        validation=replace(validation, cache=str(out) if cached else None),
+    )  # fmt: skip
+
+    def prepare() -> None:
+        for subject in subjects:
+            if subject.teacher is not None:
+                keep_teacher(subject.teacher, out / f"teacher-{subject.key}.safetensors")
+        if cached and not (out / CACHE_FILE).exists():
+            write_cache(plan.validation, out, os.cpu_count() or 1)
+
+    records = run_plan(
+        plan, out, worker=options.worker, resume=options.resume, overwrite=options.overwrite, processes=processes,
+        quiet=options.quiet, prepare=prepare,
+    )  # fmt: skip
+    report = make_report(plan, records, notes)
+    page = render(report, [subject.distilled for subject in subjects])
+    atomic_write_bytes(out / "report.json", report_bytes(report))
+    atomic_write_bytes(out / "report.html", page.encode())
+    for name in (CACHE_FILE, f"{CACHE_FILE}.json"):
+        (out / name).unlink(missing_ok=True)
+    return Evaluation(report, page)
+
+
+def _subjects(
+    loaded: list[tuple[str, DistilledSet]],
+    train: Source | None,
+    out: Path,
+    options: _Options,
+    config: EvaluationConfig,
+    device: str,
+    notes: list[str],
+    fresh: bool,
+) -> tuple[Subject, ...]:
+    found = []
+    for key, (name, distilled) in zip(subject_keys(len(loaded)), loaded, strict=True):
+        targets: tuple[int, ...] = ()
+        if train is not None:
+            targets = match_classes(distilled.class_names, train.class_names, f"train {train.name}")
+        keep = out / f"teacher-{key}.safetensors"
+        teacher: Teacher | None = None
+        if config.soft:
+            teacher, why = find_teacher(
+                options.teacher, options.teacher_weights, distilled, train,
+                None if fresh else keep,
+                device=device, quiet=options.quiet,
+            )  # fmt: skip
+            if why:
+                notes.append(f"{name}: {why}." if teacher else f"{name}: no soft labels, since {why}.")
+        found.append(Subject(key, name, distilled, measure(distilled, train, targets), teacher, targets))
+    return tuple(found)

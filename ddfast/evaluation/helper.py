@@ -1,0 +1,30 @@
+"""A helper process of an evaluation: reads the plan from standard input and takes tasks from its ledger."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import sys
+
+from ddfast.evaluation.plan import Plan
+from ddfast.evaluation.runner import OUTPUTS, work
+from ddfast.runs import open_ledger
+
+
+def main() -> int:
+    """Works until nothing is left; the parent reports what goes wrong in a task when it takes the task itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    plan, out = pickle.load(sys.stdin.buffer)
+    if not isinstance(plan, Plan):
+        raise TypeError(f"got {type(plan).__name__} on standard input, expected a plan")
+    with open_ledger(out, [spec.id for spec in plan.specs()], plan.identity(), resume=True, outputs=OUTPUTS) as ledger:
+        work(plan, ledger)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except (ArithmeticError, ValueError, OSError, RuntimeError) as error:
+        print(f"ddfast: helper: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

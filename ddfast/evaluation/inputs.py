@@ -1,0 +1,105 @@
+"""What an evaluation is given: sets, test pictures, the real set, the device; loaded and checked before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddfast.data import Source, open_source
+from ddfast.evaluation.protocols import EvaluationConfig, val_limit
+from ddfast.evaluation.validation import Validation, open_validation
+from ddfast.store import DistilledSet, load
+
+_BUILT_IN = {"mnist5k": "mnist5k:test"}
+
+Data = Source | str | Path | tuple[Any, ...]
+Sets = DistilledSet | str | Path | Sequence[Any]
+
+
+def load_sets(distilled: Sets) -> list[tuple[str, DistilledSet]]:
+    """Each set with a name for people; they must be comparable.
+
+    Raises:
+        ValueError: none, an empty one, classes without images, or sets of other classes or sizes.
+    """
+    listed: list[Any] = [distilled] if isinstance(distilled, (DistilledSet, str, Path)) else list(distilled)
+    if not listed:
+        raise ValueError("distilled: got no set, expected at least one")
+    loaded: list[tuple[str, DistilledSet]] = []
+    for place, item in enumerate(listed, start=1):
+        named = not isinstance(item, DistilledSet)
+        loaded.append((Path(item).resolve().name if named else f"set {place}", load(item) if named else item))
+    first = loaded[0][1]
+    for name, one in loaded:
+        if len(one) == 0:
+            raise ValueError(f"distilled: {name} holds no images")
+        if one.class_names != first.class_names or one.images.shape[1:] != first.images.shape[1:]:
+            raise ValueError(
+                f"distilled: {name} has {len(one.class_names)} classes at {list(one.images.shape[1:3])}, "
+                f"{loaded[0][0]} has {len(first.class_names)} at {list(first.images.shape[1:3])}; "
+                "sets that are compared need the same classes and resolution"
+            )
+        if one.images.shape[1] != one.images.shape[2]:
+            raise ValueError(f"distilled: {name} has images of {list(one.images.shape[1:3])}, expected squares")
+        if empty := [one.class_names[c] for c, n in enumerate(one.counts) if n == 0]:
+            raise ValueError(f"distilled: {name} has no images of {len(empty)} classes: {', '.join(empty[:5])}")
+    return loaded
+
+
+def test_pictures(distilled: DistilledSet, val: Data | None, config: EvaluationConfig) -> Validation:
+    """The test pictures named, or those of the set's built-in source.
+
+    Raises:
+        ValueError: none named, not there, those that the set was made from, or other classes.
+    """
+    name = (distilled.manifest.get("source") or {}).get("name")
+    if val is None and name not in _BUILT_IN:
+        raise ValueError(
+            f"data: no test pictures were named, and the set's source ({name or 'unknown'}) is not built in; give a "
+            "folder of class folders (or CIFAR, Tiny, .npz) with --data, such as imagenet:val"
+        )
+    source = open_source(_BUILT_IN[str(name)] if val is None else val)
+    if source.fingerprint() == (distilled.manifest.get("source") or {}).get("fingerprint"):
+        raise ValueError(
+            f"data: {source.name} is what the set was distilled from; test on other pictures, such as the split val"
+        )
+    limit = val_limit(config, len(distilled.class_names))
+    return open_validation(source, distilled.class_names, int(distilled.images.shape[1]), limit)
+
+
+def real_set(distilled: DistilledSet, train: Data | None, notes: list[str]) -> Source | None:
+    """The real set named, or the set's built-in source; None with a note where there is neither."""
+    known = distilled.manifest.get("source") or {}
+    if train is None and known.get("name") not in _BUILT_IN:
+        notes.append("The real set was not given (--train): there are no controls, IPC-equivalents or robust scores.")
+        return None
+    source = open_source(str(known["name"]) if train is None else train)
+    if known and source.fingerprint() != known.get("fingerprint"):
+        notes.append(f"The real set {source.name} is not file for file the one that the set was distilled from.")
+    return source
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` resolved; ValueError for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not device.startswith("cuda"):
+        raise ValueError(f"device: got {device!r}, expected auto, cpu, cuda or cuda:N")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device: got {device!r}, but PyTorch sees no CUDA device here; give cpu or auto")
+    return device
+
+
+def share(tasks: int, processes: int | None, device: str) -> tuple[int, int]:
+    """Processes and torch threads of each: the threads follow from the tasks alone, so that figures do too."""
+    if processes is not None and processes < 1:
+        raise ValueError(f"processes: got {processes}, expected 1 or more")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if device != "cpu":
+        return processes or 1, torch.get_num_threads()
+    threads = max(1, cores // max(tasks, 1))
+    return processes or max(1, min(tasks, cores // threads)), threads

@@ -1,0 +1,148 @@
+"""What an evaluation trains: its sets, controls and students, as a list of independent tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ddfast._types import IMAGENET, Normalization
+from ddfast.data import Source
+from ddfast.evaluation.protocols import Case, EvaluationConfig, protocol, student_config
+from ddfast.evaluation.storage import Storage, fingerprint
+from ddfast.evaluation.teacher import Teacher
+from ddfast.evaluation.validation import Validation
+from ddfast.store import DistilledSet
+from ddfast.train import StudentConfig
+
+DISTILLED, RANDOM_IMAGES, RANDOM_BYTES, FULL = "distilled", "random-images", "random-bytes", "full"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One distilled set with what belongs to it: ``key`` is short and unique, ``name`` is for people."""
+
+    key: str
+    name: str
+    distilled: DistilledSet
+    storage: Storage
+    teacher: Teacher | None
+    train_targets: tuple[int, ...]
+
+    @property
+    def normalization(self) -> Normalization:
+        """Of its students' input."""
+        return self.distilled.normalization or IMAGENET
+
+    def case(self, student: str) -> Case:
+        """What a recipe depends on."""
+        factor = (self.distilled.manifest.get("config") or {}).get("factor") or 1
+        classes, size = len(self.distilled.class_names), int(self.distilled.images.shape[1])
+        return Case(student, classes, self.distilled.ipc, len(self.distilled), size, int(factor))
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One task: a student of one set of pictures with one kind of labels."""
+
+    subject: str
+    images: str
+    labels: str
+    augmented: bool
+    student: str
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Task id in the ledger."""
+        plain = "" if self.augmented else "-plain"
+        student = "".join(letter if letter.isalnum() else "_" for letter in self.student)
+        return f"{self.subject}-{self.images}-{self.labels}{plain}-{student}-{self.seed}"
+
+    @property
+    def row(self) -> tuple[str, str, str, bool, str]:
+        """What tasks of different seeds have in common."""
+        return self.subject, self.images, self.labels, self.augmented, self.student
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a worker needs; picklable, so that it can be sent to other processes."""
+
+    config: EvaluationConfig
+    subjects: tuple[Subject, ...]
+    students: tuple[str, ...]
+    validation: Validation
+    train: Source | None
+    device: str
+    threads: int
+    decode_workers: int
+
+    def subject(self, key: str) -> Subject:
+        """By its key."""
+        return next(subject for subject in self.subjects if subject.key == key)
+
+    @property
+    def width(self) -> int:
+        """Channels of ConvNet students."""
+        return self.config.width or protocol(self.config.preset).width
+
+    def recipe(self, spec: Spec) -> StudentConfig:
+        """How a task's student is trained: the distilled set's recipe, for the controls too."""
+        case = self.subject(spec.subject).case(spec.student)
+        return student_config(self.config, case, augmented=spec.augmented, seed=self.config.seed + spec.seed)
+
+    def specs(self) -> list[Spec]:
+        """All tasks; those of one row are neighbours."""
+        rows = [
+            (subject.key, images, labels, augmented, student)
+            for subject in self.subjects
+            for student in self.students
+            for images, labels, augmented in self._variants(subject)
+        ]
+        return [Spec(*row, seed) for row in rows for seed in range(self.config.seeds)]
+
+    def _variants(self, subject: Subject) -> list[tuple[str, str, bool]]:
+        soft = subject.teacher is not None and self.config.soft
+        own = "soft" if soft else "hard"
+        controls = self.config.controls and self.train is not None
+        kinds = ("hard", "soft") if soft else ("hard",)
+        sets = (DISTILLED, RANDOM_IMAGES, RANDOM_BYTES) if controls else (DISTILLED,)
+        found = [(images, labels, True) for images in sets for labels in kinds]
+        if controls and asked(self.config.ars, self.config):
+            found += [(images, own, False) for images in (DISTILLED, RANDOM_IMAGES)]
+        if self.train is not None and asked(self.config.full_data, self.config) and self.config.full_accuracy is None:
+            found.append((FULL, "hard", True))
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the results, as JSON: a run may be resumed only with the same."""
+        return {
+            "evaluation": self.config.as_json(),
+            "students": list(self.students),
+            "sets": [_identity(subject) for subject in self.subjects],
+            "validation": self.validation.source.fingerprint(),
+            "train": None if self.train is None else self.train.fingerprint(),
+        }
+
+
+def asked(choice: bool | None, config: EvaluationConfig) -> bool:
+    """A choice that the protocol makes where the user makes none."""
+    return protocol(config.preset).scores if choice is None else choice
+
+
+def subject_keys(count: int) -> Sequence[str]:
+    """``set`` for one set, ``set1``, ``set2`` ... for several."""
+    return ["set"] if count == 1 else [f"set{number}" for number in range(1, count + 1)]
+
+
+def _identity(subject: Subject) -> dict[str, Any]:
+    teacher = subject.teacher
+    known = subject.distilled.manifest.get("observer") or {}
+    # an observer that is trained again counts by its original: its own last bits may differ from worker to worker
+    weights = None if teacher is None else known.get("weights") if teacher.again else teacher.weights
+    return {
+        "sha256": fingerprint(subject.distilled),
+        "name": subject.name,
+        "teacher": None if teacher is None else {"name": teacher.name, "weights": weights},
+    }

@@ -1,0 +1,163 @@
+"""How students are trained: named protocols, and the settings of an evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ddfast.train import StudentConfig, TrainConfig
+from ddfast.train.demo_recipe import OBSERVER, STUDENT, WIDTH
+
+_SMOKE_VIEWS = 12_000
+_SMOKE_VALIDATION = 1_000
+
+
+def setting(default: Any, help: str, **extra: Any) -> Any:
+    """A dataclass field that carries its command-line help."""
+    return field(default=default, metadata={"help": help, **extra})
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is trained and tested; everything here may change the figures."""
+
+    seeds: int = setting(3, "students of each kind; mean and standard deviation are over them")
+    seed: int = setting(0, "seed of initial weights, order, augmentation and random subsets")
+    preset: str = setting("rded", "training recipe: rded, hard_label or smoke", cli=False)
+    controls: bool = setting(True, "also train on random real pictures, at equal images and at equal bytes")
+    soft: bool = setting(True, "also train with the teacher's soft labels, where there is a teacher")
+    ars: bool | None = setting(None, "also train without augmentation, for the augmentation-robust score")
+    full_data: bool | None = setting(None, "also train on the whole real set, for the label-robust score")
+    full_accuracy: float | None = setting(None, "accuracy of the whole real set, where known (a fraction)")
+    best: bool = setting(False, "also report the best of the tests (chosen on test data; labelled so)")
+    curve_points: int = setting(5, "tests along a training, the last epoch included")
+    val_per_class: int | None = setting(None, "test pictures per class, the first ones (default: all)")
+    epochs: int | None = setting(None, "epochs, instead of the recipe's")
+    batch_size: int | None = setting(None, "images per step, instead of the recipe's")
+    lr: float | None = setting(None, "peak learning rate, instead of the recipe's")
+    width: int | None = setting(None, "channels of ConvNet students, instead of the recipe's")
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "curve_points", "val_per_class", "epochs", "batch_size", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: got {value!r}, expected 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed: got {self.seed!r}, expected 0 or more")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ValueError(f"lr: got {self.lr!r}, expected a positive number")
+        if self.full_accuracy is not None and not 0 <= self.full_accuracy <= 1:
+            raise ValueError(f"full_accuracy: got {self.full_accuracy!r}, expected a fraction in [0, 1]")
+        protocol(self.preset)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every setting, for the report and the run's description."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a recipe depends on: the student, the set's classes, images per class, images, side and mosaic factor."""
+
+    student: str
+    classes: int
+    ipc: int
+    images: int
+    size: int
+    factor: int
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A named recipe: where it comes from, what it does, a `StudentConfig` for each case."""
+
+    name: str
+    about: str
+    recipe: Callable[[Case], StudentConfig]
+    width: int = 128
+    scores: bool = False
+    val_images: int | None = None
+
+
+def protocol(name: str) -> Protocol:
+    """The protocol of this name; ValueError when there is none."""
+    if name not in PROTOCOLS:
+        raise ValueError(f"preset: got {name!r}, expected one of {', '.join(sorted(PROTOCOLS))}")
+    return PROTOCOLS[name]
+
+
+def student_config(config: EvaluationConfig, case: Case, *, augmented: bool = True, seed: int = 0) -> StudentConfig:
+    """The recipe of ``config.preset`` for a case, with single values replaced.
+
+    Args:
+        config: the evaluation's settings.
+        case: what is trained.
+        augmented: False drops shift, flip, patch shuffle, crops and CutMix.
+        seed: of the training.
+    """
+    recipe = protocol(config.preset).recipe(case)
+    given = {k: getattr(config, k) for k in ("epochs", "batch_size", "lr") if getattr(config, k) is not None}
+    recipe = replace(recipe, **given, seed=seed)
+    recipe = replace(recipe, batch_size=min(recipe.batch_size, case.images))
+    return recipe if augmented else replace(recipe, shift=0, flip=False, factor=1, cutmix_alpha=0.0)
+
+
+def full_config(config: EvaluationConfig, images: int, seed: int) -> TrainConfig:
+    """How a student of the whole real set is trained: SGD, one cycle, hard labels."""
+    if config.preset == "smoke":
+        return replace(OBSERVER, seed=seed, epochs=max(1, min(OBSERVER.epochs, 2 * _SMOKE_VIEWS // max(images, 1))))
+    return TrainConfig(epochs=30, batch_size=128, lr=0.1, shift=2, flip=True, seed=seed)
+
+
+def val_limit(config: EvaluationConfig, classes: int) -> int | None:
+    """Test pictures per class: as asked, or the smoke recipe's limit."""
+    limit = protocol(config.preset).val_images
+    if config.val_per_class is not None or limit is None:
+        return config.val_per_class
+    return max(1, limit // classes)
+
+
+_RATES = {"vgg11": 5e-4, "efficientnet_b0": 2e-3, "mobilenet_v2": 2.5e-3, "alexnet": 1e-4, "vit_b_16": 1e-4}
+_RATES["swin_v2_t"] = 1e-4
+
+
+def _rded(case: Case) -> StudentConfig:
+    column = 0 if case.ipc < 10 else 1 if case.ipc < 50 else 2
+    few = (10, 50, 100)
+    many = (20, 100, 200)
+    size = (few if case.classes <= 20 else many)[column]
+    return StudentConfig(batch_size=size, lr=_RATES.get(case.student, 1e-3), factor=case.factor)
+
+
+def _hard_label(case: Case) -> StudentConfig:
+    return StudentConfig(
+        epochs=300, batch_size=min(256, max(10, case.images // 4)), optimizer="sgd", lr=0.05, weight_decay=5e-4,
+        schedule="cosine", flip=True, shift=max(1, case.size // 8), factor=1, cutmix_alpha=0.0, bn_twice=False,
+    )  # fmt: skip
+
+
+def _smoke(case: Case) -> StudentConfig:
+    epochs = max(2, min(STUDENT.epochs, _SMOKE_VIEWS // max(case.images, 1)))
+    return replace(STUDENT, epochs=epochs, batch_size=min(STUDENT.batch_size, max(10, case.images // 2)))
+
+
+PROTOCOLS = {
+    "smoke": Protocol(
+        "smoke",
+        "a narrow student, at most 12,000 views and 1,000 test pictures: minutes on two cores, for tries",
+        _smoke,
+        width=WIDTH,
+        scores=True,
+        val_images=_SMOKE_VALIDATION,
+    ),
+    "rded": Protocol(
+        "rded",
+        "RDED's (arXiv 2312.03526): AdamW, 300 epochs of half a cosine, patch shuffle, crops, CutMix, T = 20",
+        _rded,
+    ),
+    "hard_label": Protocol(
+        "hard_label", "SGD with momentum, 300 epochs of a cosine, flips and shifts, no mixing", _hard_label
+    ),
+}

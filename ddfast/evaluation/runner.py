@@ -1,0 +1,112 @@
+"""Carries a plan out: one ledger, one or several processes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ddfast.evaluation.plan import Plan
+from ddfast.evaluation.tasks import run_task
+from ddfast.evaluation.validation import CACHE_FILE
+from ddfast.runs import Ledger, Progress, Worker, open_ledger
+from ddfast.train import TrainProgress
+
+OUTPUTS = ("report.json", "report.html", "teacher*.safetensors", f"{CACHE_FILE}*")
+
+
+def run_plan(
+    plan: Plan,
+    out: Path,
+    *,
+    worker: Worker | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    processes: int = 1,
+    quiet: bool = False,
+    prepare: Callable[[], None] | None = None,
+) -> dict[str, Mapping[str, Any]]:
+    """Does every task that is not done yet.
+
+    Args:
+        plan: the evaluation.
+        out: its folder.
+        worker: who this is among workers that were started together; None for alone.
+        resume, overwrite: as in `ddfast.runs.open_ledger`.
+        processes: how many train side by side here; results do not depend on it.
+        quiet: no progress.
+        prepare: called once the folder is ours, before the first task.
+
+    Returns:
+        The record of each task by its id.
+
+    Raises:
+        NonFiniteLossError: a training diverged; the others' results are kept.
+        ddfast.runs.RunError: the folder holds another run, or cannot be written.
+    """
+    specs = {spec.id: spec for spec in plan.specs()}
+    ledger = open_ledger(
+        out, list(specs), plan.identity(), worker=worker, resume=resume, overwrite=overwrite, outputs=OUTPUTS
+    )
+    helpers: list[subprocess.Popen[bytes]] = []
+    with ledger:
+        left = len(specs) - ledger.status().done
+        if left and prepare is not None:
+            prepare()
+        try:
+            helpers += [_start(plan, out) for _ in range(min(processes, left) - 1)]
+            work(plan, ledger, quiet=quiet)
+        finally:
+            stop(helpers)
+        records: dict[str, Mapping[str, Any]] = {task: done.record for task, done in ledger.records().items()}
+        ledger.finish()
+    return records
+
+
+def work(plan: Plan, ledger: Ledger, *, quiet: bool = True) -> None:
+    """Takes task after task until all are done."""
+    specs = {spec.id: spec for spec in plan.specs()}
+    done = ledger.status().done
+    mode = "quiet" if quiet else "auto"
+    with Progress(len(specs), done=done, unit="students", title="evaluate", mode=mode) as progress:
+        for task in ledger.claims(poll=0.2):
+            with task:
+                spec = specs[task.id]
+
+                def show(state: TrainProgress, name: str = task.id) -> None:
+                    if state.step == state.steps:
+                        progress.update(0, f"{name}: epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}")
+
+                task.complete(run_task(plan, spec, show))
+            progress.update(ledger.status().done - progress.done, task.id)
+        progress.update(len(specs) - progress.done)
+
+
+def stop(helpers: list[subprocess.Popen[bytes]]) -> None:
+    """Ends helper processes; what they had finished is in the ledger."""
+    for helper in helpers:
+        if helper.poll() is None:
+            helper.terminate()
+    for helper in helpers:
+        helper.wait()
+
+
+def _start(plan: Plan, out: Path) -> subprocess.Popen[bytes]:
+    """A second process with the same plan, sent through its standard input."""
+    try:
+        data = pickle.dumps((plan, str(out)))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"processes: the pictures or the teacher cannot be sent ({error}); give processes=1"
+        ) from error
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-m", "ddfast.evaluation.helper"]
+    helper = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+    if helper.stdin is not None:
+        helper.stdin.write(data)
+        helper.stdin.close()
+    return helper

@@ -1,0 +1,97 @@
+"""Students by name: the networks that a distilled set is judged by."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+
+from ddfast.nets.basic_resnet import STAGES, BasicResNet
+from ddfast.nets.convnet import NORMS, ConvNet
+from ddfast.nets.observers import load_observer
+from ddfast.runs.seeds import stream_key
+
+_CONVNET = re.compile(r"conv(?:net)?-?(\d)(?:[_-](\w+))?")
+_RESNET = re.compile(r"resnet-?(\d+)(_modified)?(?:[_-](batch|instance|group|none))?")
+
+
+def student_name(name: str) -> str:
+    """The canonical name: ``ConvNet-3``, ``convnet3`` and ``conv3`` are one student, ``conv3``.
+
+    ConvNets and ResNets take a norm behind an underscore (``conv3_instance``, ``resnet18_modified_instance``); batch
+    norm is the default. Other names are torchvision's or timm's, as for observers.
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    text = name.strip().lower()
+    if match := _CONVNET.fullmatch(text):
+        norm = match[2] or "batch"
+        if norm not in NORMS:
+            raise ValueError(f"students: got {name!r}, expected a norm among {', '.join(NORMS)} behind the underscore")
+        return f"conv{match[1]}" + ("" if norm == "batch" else f"_{norm}")
+    if (match := _RESNET.fullmatch(text)) and int(match[1]) in STAGES:
+        norm = "" if match[3] in (None, "batch") else f"_{match[3]}"
+        return f"resnet{match[1]}{match[2] or ''}{norm}"
+    return name.strip()
+
+
+def parse_students(names: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    """Canonical names of a list, or of text with commas; each once, in order.
+
+    Raises:
+        ValueError: none named, or an unknown norm.
+    """
+    listed = names.split(",") if isinstance(names, str) else list(names)
+    found = tuple(dict.fromkeys(student_name(name) for name in listed if name.strip()))
+    if not found:
+        raise ValueError(f"students: got {names!r}, expected names such as conv3 or resnet18, with commas between")
+    return found
+
+
+def build_student(name: str, num_classes: int, size: int, *, seed: int, width: int = 128) -> nn.Module:
+    """A freshly initialised student whose weights depend on ``seed`` alone.
+
+    Args:
+        name: see `student_name`.
+        num_classes: number of outputs.
+        size: side of its pictures in pixels.
+        seed: any non-negative integer; the global generator is left as it was.
+        width: channels of a ConvNet's blocks (128 in the papers); other networks have their own.
+
+    Returns:
+        A module in train mode that maps [n, 3, size, size] to logits [n, num_classes].
+
+    Raises:
+        ValueError: unknown name, or pictures too small for the network.
+    """
+    low, high = stream_key(seed, "student")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((high & 0x7FFFFFFF) << 32 | low)
+        net = _build(student_name(name), num_classes, size, width)
+    return net.requires_grad_(True).train()
+
+
+def label_of(name: str, width: int = 128) -> str:
+    """A student's name for people: ``ConvNet-3``, ``ConvNet-3 (width 32)``, ``ResNet-18, instance norm``."""
+    if match := _CONVNET.fullmatch(name):
+        text = f"ConvNet-{match[1]}" + (f", {match[2]} norm" if match[2] else "")
+        return text if width == 128 else f"{text} (width {width})"
+    if match := _RESNET.fullmatch(name):
+        stem = ", 3x3 stem" if match[2] else ""
+        return f"ResNet-{match[1]}{stem}" + (f", {match[3]} norm" if match[3] else "")
+    return name
+
+
+def _build(name: str, num_classes: int, size: int, width: int) -> nn.Module:
+    if match := _CONVNET.fullmatch(name):
+        return ConvNet(int(match[1]), num_classes, size, width=width, norm=match[2] or "batch")
+    if (match := _RESNET.fullmatch(name)) and int(match[1]) in STAGES:
+        stem = "small" if match[2] else "imagenet"
+        return BasicResNet(int(match[1]), num_classes, norm=match[3] or "batch", stem=stem)
+    try:
+        return load_observer(name, num_classes=num_classes, input_size=size, random_weights=True).module
+    except ValueError as error:
+        known = "conv3 ... conv6, resnet10, resnet18, resnet18_modified, each with _instance"
+        raise ValueError(f"students: {error}; students of our own: {known}") from error

@@ -1,0 +1,137 @@
+"""The teacher of soft labels: the set's own observer, or another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ddfast._types import Normalization
+from ddfast.data import Source
+from ddfast.nets.checkpoints import read_state_dict
+from ddfast.nets.classes import map_classes
+from ddfast.nets.observers import Observer, load_observer
+from ddfast.runs import atomic_write_bytes
+from ddfast.store import DistilledSet
+from ddfast.train.demo_recipe import small_convnet
+from ddfast.train.small_observer import DEPTHS, train_small_observer
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """An observer whose logits are put into the order of the set's classes.
+
+    ``again``: the set's own observer, trained once more on its source.
+    """
+
+    module: nn.Module
+    outputs: tuple[int, ...]
+    normalization: Normalization
+    name: str
+    weights: str
+    again: bool = False
+
+    def on(self, device: str) -> Teacher:
+        """The same, on a device."""
+        self.module.to(device).eval()
+        return self
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Logits [n, classes of the set] of normalised pictures [n, 3, S, S]."""
+        logits: Tensor = self.module(batch)
+        if self.outputs != tuple(range(logits.shape[1])):
+            logits = logits[:, torch.tensor(self.outputs, device=logits.device)]
+        return logits
+
+
+def find_teacher(
+    spec: str | nn.Module | Observer | None,
+    weights: str | None,
+    distilled: DistilledSet,
+    train: Source | None,
+    keep: Path | None,
+    *,
+    device: str = "cpu",
+    quiet: bool = False,
+) -> tuple[Teacher | None, str]:
+    """The teacher and, where there is none or it differs from the set's observer, why.
+
+    Args:
+        spec: "auto" (the set's observer if it was trained on the source itself, which is repeated here), None or
+            "none", a network's name, or a module or observer.
+        weights: file of a named network's weights.
+        distilled: the set, whose manifest names its observer.
+        train: the real set that an observer is trained on.
+        keep: file of weights that an earlier start of this run trained (see `keep_teacher`), or None.
+        device: where to train.
+        quiet: no progress.
+
+    Raises:
+        ValueError: the network or its weights cannot be had, or its outputs do not fit the set's classes.
+    """
+    if spec is None or spec == "none":
+        return None, "no teacher was asked for"
+    if spec == "auto":
+        return _repeat(distilled, train, keep, device, quiet)
+    size = int(distilled.images.shape[1])
+    if isinstance(spec, Observer):
+        return _mapped(spec, distilled), ""
+    observer = load_observer(
+        spec, weights=weights, num_classes=None, input_size=size if isinstance(spec, nn.Module) else None
+    )
+    return _mapped(observer, distilled), ""
+
+
+def _repeat(
+    distilled: DistilledSet, train: Source | None, keep: Path | None, device: str, quiet: bool
+) -> tuple[Teacher | None, str]:
+    """The set's own small observer, trained again exactly as the set's run did."""
+    spec = str((distilled.manifest.get("config") or {}).get("observer") or "")
+    known = distilled.manifest.get("observer") or {}
+    name = spec.removeprefix("train:")
+    if not spec.startswith("train:") or name not in DEPTHS:
+        named = f" ({known['name']})" if known.get("name") else ""
+        return None, f"the set's observer{named} is not at hand; name one with --teacher (and --teacher-weights)"
+    if train is None:
+        return None, "the set's observer was trained on the real set; give that with --train"
+    size, seed = int(distilled.images.shape[1]), int(distilled.manifest.get("seed") or 0)
+    if keep is not None and keep.exists():
+        net = small_convnet(len(train.class_names), size, seed=seed, depth=DEPTHS[name])
+        net.load_state_dict(read_state_dict(keep))
+        observer = load_observer(net, num_classes=len(train.class_names), input_size=size)
+    else:
+        progress = "quiet" if quiet else "auto"
+        observer = train_small_observer(name, train, size=size, seed=seed, device=device, progress=progress)
+    same = observer.weights.rpartition(" ")[2] == str(known.get("weights", "")).rpartition(" ")[2]
+    note = "" if same else (
+        "the set's observer was trained again for its soft labels; its weights differ from the original's, as they do "
+        "with another number of threads, another machine or another source"
+    )  # fmt: skip
+    observer.name = name
+    return replace(_mapped(observer, distilled, train), again=True), note
+
+
+def keep_teacher(teacher: Teacher, path: Path) -> None:
+    """Keeps the weights of a teacher that was trained here, so that a resumed run has the very same one."""
+    from safetensors.torch import save
+
+    if teacher.again and not path.exists():
+        state = {name: value.detach().cpu().contiguous() for name, value in teacher.module.state_dict().items()}
+        atomic_write_bytes(path, save(state))
+
+
+def _mapped(observer: Observer, distilled: DistilledSet, train: Source | None = None) -> Teacher:
+    names = observer.class_names or (train.class_names if train is not None else None)
+    outputs = tuple(map_classes(distilled.class_names, observer.num_classes, names).tolist())
+    size = int(distilled.images.shape[1])
+    try:
+        with torch.no_grad():
+            observer.module.cpu()(torch.zeros(1, 3, size, size))
+    except RuntimeError as error:
+        raise ValueError(
+            f"teacher: {observer.name} does not take the set's pictures of {size} x {size} "
+            f"({str(error).splitlines()[0]}); name another one"
+        ) from error
+    return Teacher(observer.module.eval(), outputs, observer.normalization, observer.name, observer.weights)
