@@ -1,183 +1,243 @@
-"""The training loop that supervised and student training share: seeds, schedule, optimiser, watchfulness, progress."""
+"""The training loop that all trainings share: seeds, schedule, optimiser, watchfulness, checkpoints, progress."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddfast.runs.seeds import stream_key
-from ddfast.train.schedules import SCHEDULES, learning_rate
+from ddfast.train import checkpoint
+from ddfast.train.capture import CapturedStep, EagerStep
+from ddfast.train.config import NonFiniteLossError, OnProgress, Tested, TrainConfig, TrainProgress, TrainReport
+from ddfast.train.memory import TrainMemoryError, explained
+from ddfast.train.objective import Batch, Objective, Step, whole_step
+from ddfast.train.optimizers import MovingAverage, make_optimizer, reset_momentum, set_rate, step_rate
+from ddfast.train.views import epoch_order
 
-
-class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite; the message names epoch, step, loss and learning rate."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What the loop needs to know; ``lr`` is the peak of the schedule, ``shift`` is in pixels."""
-
-    epochs: int = 10
-    batch_size: int = 128
-    optimizer: str = "sgd"
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: str = "one_cycle"
-    shift: int = 0
-    flip: bool = False
-    precision: str = "fp32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("optimizer", self.optimizer, ("sgd", "adamw")),
-            ("schedule", self.schedule, SCHEDULES),
-            ("precision", self.precision, ("fp32", "bf16")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
-        for name, count in (("epochs", self.epochs), ("batch_size", self.batch_size)):
-            if count < 1:
-                raise ValueError(f"{name}: got {count!r}, expected 1 or more")
-        if not self.lr > 0:
-            raise ValueError(f"lr: got {self.lr!r}, expected a positive number")
-        if self.shift < 0:
-            raise ValueError(f"shift: got {self.shift!r}, expected a number of pixels, 0 or more")
+__all__ = [
+    "Batch",
+    "LoopOptions",
+    "NonFiniteLossError",
+    "Objective",
+    "OnProgress",
+    "Step",
+    "Tested",
+    "TrainConfig",
+    "TrainMemoryError",
+    "TrainProgress",
+    "TrainReport",
+    "make_optimizer",
+    "run",
+]
+WATCH = 32  # steps between looks at the losses of a GPU
 
 
 @dataclass(frozen=True)
-class TrainProgress:
-    """State after a step: counts, last loss, learning rate, images/s and seconds left at that rate."""
+class LoopOptions:
+    """How a training is run; none of it changes what comes out (beyond rounding where it is compiled or captured).
 
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    lr: float
-    seconds: float
-    images_per_second: float
-    eta_seconds: float
+    Attributes:
+        checkpoint: file to write after epochs, and to go on from where it exists.
+        checkpoint_seconds: least time between two writes; 0 writes after every epoch. The end is always written.
+        identity: JSON values that also decide the result (such as the set's sha256), kept in the checkpoint; it is
+            resumed only by a training with the same.
+        compile: ``torch.compile`` the model for the training steps.
+        cuda_graph: capture a step as a CUDA graph (ignored on a CPU).
+        validate: accuracy in [0, 1] of the model it is given, in eval mode; called after ``test_epochs``.
+        test_epochs: counted from 1; None for the last alone.
+    """
 
-
-@dataclass(frozen=True)
-class TrainReport:
-    """Mean loss of each epoch, steps taken, wall seconds, images/s."""
-
-    losses: list[float] = field(default_factory=list)
-    steps: int = 0
-    seconds: float = 0.0
-    images_per_second: float = 0.0
-
-
-Step = Callable[[Tensor, torch.Generator], Tensor]
-OnProgress = Callable[[TrainProgress], None]
+    checkpoint: str | Path | None = None
+    checkpoint_seconds: float = 60.0
+    identity: dict[str, Any] = field(default_factory=dict)
+    compile: bool = False
+    cuda_graph: bool = False
+    validate: Callable[[nn.Module], float] | None = None
+    test_epochs: Collection[int] | None = None
 
 
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """CPU generator of one epoch: a function of (seed, epoch) alone, so training can go on from any epoch."""
-    low, high = stream_key(seed, f"train/{epoch}")
-    return torch.Generator().manual_seed((high & 0x7FFFFFFF) << 32 | low)
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; weight decay only on weights of two or more dimensions."""
-    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    decayed = [value for name, value in named if "weight" in name and value.ndim > 1]
-    plain = [value for name, value in named if not ("weight" in name and value.ndim > 1)]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
-
-
-def run(model: nn.Module, count: int, config: TrainConfig, step: Step, on_progress: OnProgress | None) -> TrainReport:
+def run(
+    model: nn.Module,
+    count: int,
+    config: TrainConfig,
+    step: Step | Objective,
+    on_progress: OnProgress | None = None,
+    options: LoopOptions | None = None,
+) -> TrainReport:
     """Train for ``config.epochs`` passes over ``count`` samples.
 
-    ``step(index, generator)`` gets int64 sample numbers [b] on the CPU and the epoch's generator, and returns a scalar
-    loss. The global generator is seeded for the duration (dropout) and restored afterwards; the model ends in train
-    mode.
+    The global generator is seeded anew for each epoch (dropout) and restored afterwards; the model ends in train mode,
+    holding the moving average where ``config.ema`` asks for one. A training that was killed and is resumed from its
+    checkpoint gives the same weights as one that was not: bit for bit on a CPU with the same number of threads.
+
+    Args:
+        model: trained in place.
+        count: samples of an epoch.
+        config: what decides the result.
+        step: an `Objective`, or a function of int64 sample numbers [b] on the CPU, epoch and step (both from 0) that
+            returns a scalar loss.
+        on_progress: called with a ``TrainProgress`` after each step (every 32 on a GPU).
+        options: checkpoint, compilation, tests on the way.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite; on a GPU noticed within 32 steps, so that steps need not wait.
+            The checkpoint on disk is from before.
+        TrainMemoryError: a step did not fit; names the batch size that would.
+        RunError: the checkpoint is damaged or belongs to another training.
+        ValueError: no samples.
     """
     if count < 1:
         raise ValueError(f"images: got {count} images, expected at least 1")
-    optimizer = make_optimizer(model, config)
-    device = next(model.parameters()).device
-    steps = -(-count // config.batch_size)
-    watch = 1 if device.type == "cpu" else 32
-    begun, means = time.perf_counter(), []
-    model.train()
-    with _seeded(config.seed, device):
-        for epoch in range(config.epochs):
-            generator = epoch_generator(config.seed, epoch)
-            order = torch.randperm(count, generator=generator)
-            losses = torch.full((steps,), float("nan"), device=device)
-            rates: list[float] = []
-            for number, index in enumerate(order.split(config.batch_size)):
-                rates.append(_step_rate(config, epoch, number, steps))
-                for group in optimizer.param_groups:
-                    group["lr"] = rates[-1]
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                    loss = step(index, generator)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                losses[number] = loss.detach()
-                if (number + 1) % watch == 0 or number + 1 == steps:
-                    _check(losses[: number + 1], rates, epoch)
-                    if on_progress is not None:
-                        done = epoch * count + min((number + 1) * config.batch_size, count)
-                        on_progress(_progress(config, epoch, number, steps, losses, rates, done, count, begun))
-            means.append(float(losses.mean()))
-    seconds = time.perf_counter() - begun
-    return TrainReport(means, steps * config.epochs, seconds, count * config.epochs / seconds)
+    objective = step if isinstance(step, Objective) else whole_step(step)
+    return _Loop(model, count, config, objective, on_progress, options or LoopOptions()).run()
 
 
-def _step_rate(config: TrainConfig, epoch: int, number: int, steps: int) -> float:
-    if config.schedule == "half_cosine":  # RDED steps it once an epoch
-        return learning_rate(config.schedule, config.lr, epoch / config.epochs)
-    return learning_rate(config.schedule, config.lr, (epoch * steps + number) / (config.epochs * steps))
+class _Loop:
+    def __init__(
+        self,
+        model: nn.Module,
+        count: int,
+        config: TrainConfig,
+        objective: Objective,
+        on_progress: OnProgress | None,
+        options: LoopOptions,
+    ) -> None:
+        self.model, self.count, self.config, self.objective = model, count, config, objective
+        self.on_progress, self.options = on_progress, options
+        self.device = next(model.parameters()).device
+        captured = options.cuda_graph and self.device.type == "cuda"
+        self.optimizer = make_optimizer(model, config, capturable=captured)
+        self.average = MovingAverage(model, config.ema) if config.ema else None
+        self.step: Callable[[tuple[Tensor, ...]], Tensor] = EagerStep(
+            objective, self.optimizer, self.device, bf16=config.precision == "bf16"
+        )
+        if captured:
+            self.step = CapturedStep(self.step, self.device)
+        self.steps = -(-count // config.batch_size)
+        self.path = Path(options.checkpoint) if options.checkpoint else None
+        self.who = checkpoint.identity(model, count, config, options.identity)
+        self.state = checkpoint.State()
 
-
-def _check(losses: Tensor, rates: list[float], epoch: int) -> None:
-    bad = (~torch.isfinite(losses)).nonzero()
-    if len(bad):
-        step = int(bad[0])
-        raise NonFiniteLossError(
-            f"the loss became {float(losses[step])} in epoch {epoch + 1}, step {step + 1}, at learning rate "
-            f"{rates[step]:.3g}; lower lr, or look for NaN in the images or the initial weights"
+    def run(self) -> TrainReport:
+        if self.path:
+            self.state = checkpoint.resume(self.path, self.who, self.model, self.optimizer, self.average) or self.state
+        self.begun = self.written = time.perf_counter()
+        self.before = self.state.seconds
+        self.resumed = self.state.epoch
+        self.model.train()
+        with _forked(self.device):
+            for epoch in range(self.state.epoch, self.config.epochs):
+                self._epoch(epoch)
+                self._test(epoch)
+                self._save(epoch + 1)
+        if self.average:
+            self.average.swap()
+        seconds = self.before + time.perf_counter() - self.begun
+        done = self.count * self.config.epochs
+        return TrainReport(
+            self.state.losses, self.steps * self.config.epochs, seconds, done / max(seconds, 1e-9), self.state.tested
         )
 
+    def _epoch(self, epoch: int) -> None:
+        torch.manual_seed(_dropout_seed(self.config.seed, epoch))
+        order = self.objective.order
+        index = order(epoch) if order else epoch_order(self.config.seed, epoch, self.count)
+        losses = torch.full((self.steps,), float("nan"), device=self.device)
+        if self.config.reset_momentum and epoch in self.config.milestones:
+            reset_momentum(self.optimizer)
+        watch = 1 if self.device.type == "cpu" else WATCH
+        compiled = _compiled(self.model) if self.options.compile else nullcontext()
+        with explained(self.config.batch_size, self.device), compiled:
+            for number, part in enumerate(index.split(self.config.batch_size)):
+                set_rate(self.optimizer, step_rate(self.config, epoch, number, self.steps))
+                losses[number] = self.step(self.objective.prepare(Batch(part, epoch, number)))
+                if self.average:
+                    self.average.update()
+                if (number + 1) % watch == 0 or number + 1 == self.steps:
+                    self._look(losses[: number + 1], epoch)
+        self.state.losses.append(float(losses.mean()))
 
-def _progress(
-    config: TrainConfig,
-    epoch: int,
-    number: int,
-    steps: int,
-    losses: Tensor,
-    rates: list[float],
-    done: int,
-    count: int,
-    begun: float,
-) -> TrainProgress:
-    seconds = time.perf_counter() - begun
-    rate = done / max(seconds, 1e-9)
-    left = (config.epochs * count - done) / rate if rate > 0 else math.inf
-    loss = float(losses[number])
-    return TrainProgress(epoch + 1, config.epochs, number + 1, steps, loss, rates[-1], seconds, rate, left)
+    def _look(self, losses: Tensor, epoch: int) -> None:
+        bad = (~torch.isfinite(losses)).nonzero()
+        if len(bad):
+            step = int(bad[0])
+            self._stop(f"the loss became {float(losses[step])}", epoch, step)
+        if self.on_progress is None:
+            return
+        number, config = len(losses) - 1, self.config
+        done = epoch * self.count + min((number + 1) * config.batch_size, self.count)
+        seconds = time.perf_counter() - self.begun
+        rate = (done - self.resumed * self.count) / max(seconds, 1e-9)
+        left = (config.epochs * self.count - done) / rate if rate > 0 else math.inf
+        self.on_progress(
+            TrainProgress(
+                epoch + 1, config.epochs, number + 1, self.steps, float(losses[-1]),
+                step_rate(config, epoch, number, self.steps), self.before + seconds, rate, left,
+            )
+        )  # fmt: skip
+
+    def _stop(self, what: str, epoch: int, step: int) -> None:
+        rate = step_rate(self.config, epoch, step, self.steps)
+        kept = ""
+        if self.path and self.path.exists():
+            kept = f"; {self.path} keeps the weights of the last good checkpoint"
+        raise NonFiniteLossError(
+            f"{what} in epoch {epoch + 1}, step {step + 1}, at learning rate {rate:.3g}; lower lr, or look for NaN in "
+            f"the images or the initial weights{kept}"
+        )
+
+    def _test(self, epoch: int) -> None:
+        wanted = self.options.test_epochs
+        if self.options.validate is None or epoch + 1 not in ({self.config.epochs} if wanted is None else wanted):
+            return
+        self.model.eval()
+        with self.average.shown() if self.average else nullcontext():
+            top1 = self.options.validate(self.model)
+        self.model.train()
+        self.state.tested.append(Tested(epoch + 1, float(top1)))
+
+    def _save(self, epoch: int) -> None:
+        self.state.epoch = epoch
+        now = time.perf_counter()
+        due = now - self.written >= self.options.checkpoint_seconds or epoch == self.config.epochs
+        if self.path is None or not due:
+            return
+        if not checkpoint.finite(self.model):
+            self._stop("weights became NaN or infinite", epoch - 1, self.steps - 1)
+        self.state.seconds = self.before + now - self.begun
+        checkpoint.save(self.path, self.who, self.model, self.optimizer, self.average, self.state)
+        self.written = time.perf_counter()
+
+
+def _dropout_seed(seed: int, epoch: int) -> int:
+    """A function of (seed, epoch) alone, so that training can go on from any epoch."""
+    low, high = stream_key(seed, f"train/{epoch}")
+    return (high & 0x7FFFFFFF) << 32 | low
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+def _forked(device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(epoch_generator(seed, 0).initial_seed())
         yield
+
+
+@contextmanager
+def _compiled(model: nn.Module) -> Iterator[None]:
+    """The model's calls run compiled code within; what was compiled is kept on the model for the next time."""
+    call = model.__dict__.get("_ddfast_compiled")
+    if call is None:
+        model.compile(dynamic=False)
+        call = model.__dict__["_ddfast_compiled"] = model._compiled_call_impl
+    model._compiled_call_impl = call
+    try:
+        yield
+    finally:
+        model._compiled_call_impl = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 SCHEDULES = ("constant", "cosine", "one_cycle", "half_cosine")
+MILESTONES = "milestones"
 
 
 def learning_rate(schedule: str, base: float, progress: float, *, warmup: float = 0.25, start: float = 0.04) -> float:
@@ -41,3 +42,8 @@ def learning_rate(schedule: str, base: float, progress: float, *, warmup: float 
             return base * (start + (1 - start) * (1 - math.cos(math.pi * progress / warmup)) / 2)
         return base * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
     raise ValueError(f"schedule: got {schedule!r}, expected one of {', '.join(SCHEDULES)}")
+
+
+def milestone_rate(base: float, epoch: int, milestones: tuple[int, ...], *, factor: float = 0.1) -> float:
+    """Learning rate of an epoch (from 0): ``base * factor ** (number of milestones <= epoch)``."""
+    return base * factor ** sum(milestone <= epoch for milestone in milestones)
