@@ -14,6 +14,7 @@ from ddfast._types import IMAGENET, Normalization
 from ddfast.train import augment, loop
 from ddfast.train.loop import OnProgress, TrainConfig, TrainReport
 from ddfast.train.supervised import check_set
+from ddfast.train.views import ViewConfig, draw_views
 
 
 @dataclass(frozen=True)
@@ -83,18 +84,18 @@ def train_student(
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     affine = _renormalise(normalization, teacher_normalization or normalization, images.device)
 
-    def step(index: Tensor, generator: torch.Generator) -> Tensor:
-        index = index.to(images.device)
-        batch = _view(images[index], config, normalization, generator)
-        own, share, partner = labels[index], 1.0, torch.arange(len(index))
-        if config.cutmix_alpha > 0:
-            height, width = batch.shape[-2:]
-            partner, box = augment.draw_cutmix(len(batch), height, width, config.cutmix_alpha, generator)
-            partner = partner.to(batch.device)
-            batch, share = augment.cutmix(batch, partner, box)
+    images = images.contiguous()
+    size = (images.shape[1], images.shape[2])
+    view = view_config(config, size)
+
+    def step(index: Tensor, epoch: int, number: int) -> Tensor:
+        views = draw_views(view, size, config.seed, epoch, number, index)
+        batch = augment.render(images, views, view, normalization)
         logits = student(batch).float()
         if teacher is None:
-            return share * F.cross_entropy(logits, own) + (1 - share) * F.cross_entropy(logits, own[partner])
+            own = labels[index.to(labels.device)]
+            other = labels[index[views.partner].to(labels.device)]
+            return views.share * F.cross_entropy(logits, own) + (1 - views.share) * F.cross_entropy(logits, other)
         with torch.no_grad():
             target = teacher(batch * affine[0] + affine[1]).float()
         return soft_label_loss(logits, target, config.temperature)
@@ -118,21 +119,17 @@ def soft_label_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) 
     return F.kl_div(F.log_softmax(logits / temperature, dim=1), target, reduction="batchmean", log_target=True)
 
 
-def _view(batch: Tensor, config: StudentConfig, normalization: Normalization, generator: torch.Generator) -> Tensor:
-    """One augmented view float32 [n, 3, H, W] of uint8 [n, H, W, 3]."""
-    count, height, width = batch.shape[:3]
-    if config.factor > 1:
-        columns, rows = (augment.draw_permutations(count, config.factor, generator) for _ in range(2))
-        batch = augment.shuffle_strips(batch, columns.to(batch.device), rows.to(batch.device))
-    if config.shift:
-        offsets = torch.randint(-config.shift, config.shift + 1, (count, 2), generator=generator)
-        batch = augment.shift(batch, offsets.to(batch.device))
-    if config.flip:  # before the crop instead of after it: the crop's place is symmetric, so the law is the same
-        batch = augment.flip(batch, (torch.rand(count, generator=generator) < 0.5).to(batch.device))
-    if config.factor == 1:
-        return augment.normalize(batch, normalization)
-    boxes = augment.draw_crops(count, (height, width), (1 / config.factor, 1.0), (3 / 4, 4 / 3), generator)
-    return augment.resized_crop(batch, boxes.to(batch.device), normalization)
+def view_config(config: StudentConfig, size: tuple[int, int]) -> ViewConfig:
+    """The views that RDED's students train on, for pictures of ``size`` (height, width)."""
+    return ViewConfig(
+        size,
+        factor=config.factor,
+        scale=(1 / config.factor, 1.0) if config.factor > 1 else None,
+        flip=config.flip,
+        shift=config.shift,
+        mix="cutmix" if config.cutmix_alpha > 0 else "none",
+        alpha=config.cutmix_alpha or 1.0,
+    )
 
 
 def _renormalise(source: Normalization, target: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ddfast._types import IMAGENET, Normalization
 from ddfast.train import augment, loop
 from ddfast.train.loop import OnProgress, TrainConfig, TrainReport
+from ddfast.train.views import ViewConfig, draw_views
 
 
 def fit(
@@ -40,11 +41,14 @@ def fit(
     config = config or TrainConfig()
     images, labels = check_set(model, images, labels)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = images.contiguous()
+    size = (images.shape[1], images.shape[2])
+    view = ViewConfig(size, flip=config.flip, shift=config.shift)
 
-    def step(index: Tensor, generator: torch.Generator) -> Tensor:
-        index = index.to(images.device)
-        batch = _augmented(images[index], config, generator)
-        return nn.functional.cross_entropy(model(augment.normalize(batch, normalization)).float(), labels[index])
+    def step(index: Tensor, epoch: int, number: int) -> Tensor:
+        views = draw_views(view, size, config.seed, epoch, number, index)
+        batch = augment.render(images, views, view, normalization)
+        return nn.functional.cross_entropy(model(batch).float(), labels[index.to(labels.device)])
 
     return loop.run(model, len(images), config, step, on_progress)
 
@@ -86,12 +90,3 @@ def check_set(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor,
         raise ValueError("images: got an empty set, expected at least one image")
     device = next(model.parameters()).device
     return images.to(device), labels.to(device)
-
-
-def _augmented(batch: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    if config.shift:
-        offsets = torch.randint(-config.shift, config.shift + 1, (len(batch), 2), generator=generator)
-        batch = augment.shift(batch, offsets.to(batch.device))
-    if config.flip:
-        batch = augment.flip(batch, (torch.rand(len(batch), generator=generator) < 0.5).to(batch.device))
-    return batch

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,9 +98,9 @@ class Views:
         """The same on ``device``."""
         if self.index.device == device:
             return self
-        moved = [value.to(device, non_blocking=True) for value in self.tensors()]
-        names = [field.name for field in fields(self)]
-        return replace(self, **dict(zip(names, moved, strict=False)))
+        names = [field.name for field in fields(self) if field.name != "share"]
+        moved: dict[str, Any] = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return replace(self, **moved)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Tensor:
@@ -139,6 +140,9 @@ def draw_views(
             f"image_size: got {height}x{width} pixels, expected sides that are multiples of factor {config.factor}"
         )
     samples = np.asarray(index)
+    if samples.dtype.kind not in "iu" or samples.ndim != 1 or samples.min(initial=0) < 0:
+        kind = TypeError if samples.dtype.kind not in "iu" else ValueError
+        raise kind(f"index: got {samples!r}, expected sample numbers [n], 0 or more")
     count, factor = len(samples), config.factor
     words = _STRIPS + 2 * factor if factor > 1 else _STRIPS if config.scale else 4
     bits = seeds.counter_words(seed, "views", epoch, samples, words=words)
