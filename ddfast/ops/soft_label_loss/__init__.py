@@ -128,7 +128,7 @@ def _fake(
 def _triton(*args: Any) -> tuple[Tensor, Tensor]:
     from ddfast.ops.soft_label_loss.triton_kernels import soft_label_loss as run
 
-    result: tuple[Tensor, Tensor] = run(*args, *_fake(*args))
+    result: tuple[Tensor, Tensor] = run(*(*args, *_fake(*args)))
     return result
 
 

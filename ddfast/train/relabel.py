@@ -1,0 +1,214 @@
+"""Soft labels of a distilled set: teachers look at the views that students will train on, and a store keeps it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddfast._types import Normalization
+from ddfast.nets.observers import Observer
+from ddfast.runs import Ledger, Progress, ProgressEvent, Task, Worker, identify_worker, open_ledger, refuse_occupied
+from ddfast.store import DistilledSet, LabelLayout, LabelStore
+from ddfast.store.labels import OUTPUTS
+from ddfast.train.replay import Replay, render
+from ddfast.train.teachers import FORWARD_BATCH, Teachers, load_teacher
+from ddfast.train.views import ViewConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "rded": {"epochs": 300, "batch_size": 100, "kind": "topk", "k": 10, "tail_temperature": 20.0},
+    "smoke": {"epochs": 3, "batch_size": 25, "kind": "topk", "k": 5, "tail_temperature": 20.0},
+}
+
+
+def view_of(distilled: DistilledSet) -> ViewConfig:
+    """RDED's student view of a set (arXiv 2312.03526): strips shuffled, cropped by the mosaic's factor, flip, CutMix.
+
+    With factor 1 shuffle and crop are the identity; sets without a factor in their manifest count as factor 1.
+    """
+    factor = int((distilled.manifest.get("config") or {}).get("factor") or 1)
+    height, width = (int(side) for side in distilled.images.shape[1:3])
+    scale = (1 / factor, 1.0) if factor > 1 else None
+    return ViewConfig((height, width), factor=factor, scale=scale, flip=True, mix="cutmix")
+
+
+def relabel(
+    distilled: DistilledSet,
+    teachers: Sequence[Observer | nn.Module],
+    out: str | os.PathLike[str],
+    *,
+    view: ViewConfig | None,
+    seed: int = 0,
+    epochs: int = 1,
+    batch_size: int = 100,
+    kind: str = "topk",
+    k: int = 10,
+    tail_temperature: float = 1.0,
+    precision: str = "fp32",
+    order: str = "counter",
+    device: str | torch.device = "cpu",
+    forward_batch: int = FORWARD_BATCH,
+    resume: bool = False,
+    overwrite: bool = False,
+    worker: Worker | None = None,
+    progress: str = "auto",
+    on_progress: Callable[[ProgressEvent], None] | None = None,
+) -> LabelStore:
+    """Writes the mean logits of ``teachers`` for every view of every epoch.
+
+    An epoch is one task of the folder's ledger: a killed run loses at most the epochs it was at, and any number of
+    workers on the same folder share the epochs.  On one kind of machine they give the same bytes.
+
+    Args:
+        distilled: the set.
+        teachers: observers in eval mode; their logits are averaged.
+        out: folder for the labels.
+        view: what a training view is (`view_of` gives RDED's); None for one label an image, of the plain image.
+        seed: of views and order.
+        epochs: how many epochs students will train; 1 without a view.
+        batch_size: of the training: CutMix and mixup partners come from the batch.
+        kind: "topk", or "fp16" for all logits.
+        k: logits kept of each label.
+        tail_temperature: the students' temperature, for which the k kept probabilities are exact.
+        precision: "fp32" or "bf16" forward.
+        order: of the samples, see `Replay`.
+        device: where teachers and views are computed.
+        forward_batch: pictures in one forward of a teacher.
+        resume: go on with the run in the folder.
+        overwrite: replace the run in the folder.
+        worker: who this is among several started together.
+        progress: mode of `ddfast.runs.Progress`.
+        on_progress: called after every batch.
+
+    Returns:
+        The store, complete unless other workers are still at it.
+
+    Raises:
+        ValueError: settings, set and teachers do not fit together, or logits that are not finite (names the epoch).
+        ddfast.runs.RunError: the folder holds other labels or other files, or the disk is full.
+    """
+    if view is None and epochs != 1:
+        raise ValueError(f"epochs: got {epochs} without a view, expected 1: the labels of plain images never change")
+    images = distilled.images.to(device)
+    height, width = (int(side) for side in images.shape[1:3])
+    plain = ViewConfig((height, width))
+    replay = Replay(view or plain, (height, width), len(images), seed, batch_size, order)
+    layout = LabelLayout(
+        len(images), len(distilled.class_names), epochs, kind, k if kind == "topk" else 0,
+        tail_temperature if kind == "topk" else 1.0,
+    )  # fmt: skip
+    group = Teachers(
+        teachers, distilled.class_names, replay.view.size,
+        precision=precision, device=device, forward_batch=forward_batch,
+    )  # fmt: skip
+    fingerprint = replay.fingerprint(distilled.images, distilled.labels)
+    if view is None:
+        fingerprint |= {"view": None, "seed": None, "batch_size": None, "order": None}
+    fingerprint |= {"teachers": group.fingerprints, "precision": precision}
+    tasks = [f"epoch-{epoch:05d}" for epoch in range(epochs)]
+    settings = {"labels": layout.as_json(), "fingerprint": fingerprint}
+    with open_ledger(
+        out, tasks, settings, worker=worker, resume=resume, overwrite=overwrite, outputs=OUTPUTS
+    ) as ledger:
+        store = LabelStore.create(out, **layout.as_json(), fingerprint=fingerprint)
+        done = len(ledger.records()) * len(images)
+        with Progress(
+            len(images) * epochs, done=done, unit="views", title="relabel", mode=progress, callback=on_progress
+        ) as shown:
+            _Run(images, replay, group, store, shown).all(ledger)
+        ledger.finish()
+    return store
+
+
+def preset(name: str, distilled: DistilledSet) -> dict[str, Any]:
+    """Settings of `relabel` by name: "rded" (RDED's views, 300 epochs, top-10 labels for T = 20) or "smoke".
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}")
+    settings = {**PRESETS[name], "view": view_of(distilled)}
+    settings["k"] = min(settings["k"], len(distilled.class_names) - 1)
+    return settings
+
+
+def relabel_folder(
+    path: str | os.PathLike[str],
+    teachers: Sequence[str],
+    out: str | os.PathLike[str],
+    *,
+    preset_name: str = "rded",
+    data: str | None = None,
+    per_image: bool = False,
+    device: str = "auto",
+    **settings: Any,
+) -> LabelStore:
+    """`relabel` of a set on disk with teachers by name.
+
+    Args:
+        path: folder of the distilled set.
+        teachers: see `ddfast.train.teachers.load_teacher`.
+        out: folder for the labels.
+        preset_name: see `preset`.
+        data: the real set, for a teacher ``train:NAME``.
+        per_image: one label an image, of the plain image.
+        device: "auto" for a CUDA device if there is one.
+        **settings: of `relabel`; None keeps the preset's.
+
+    Raises:
+        ValueError, FileNotFoundError, ddfast.runs.RunError: as `relabel`, and when the set or a teacher cannot be had.
+    """
+    worker = identify_worker()
+    joins = bool(settings.get("resume")) or worker.index > 0
+    refuse_occupied(out, resume=joins, overwrite=bool(settings.get("overwrite")))
+    distilled = DistilledSet.load(path)
+    chosen = {
+        **preset(preset_name, distilled),
+        **{name: value for name, value in settings.items() if value is not None},
+    }
+    if per_image:
+        chosen |= {"view": None, "epochs": 1}
+    if device == "auto":
+        found = torch.cuda.device_count()
+        device = f"cuda:{worker.local_index % found}" if found else "cpu"
+    observers = [load_teacher(name, distilled, data, device) for name in teachers]
+    return relabel(distilled, observers, Path(out), device=device, worker=worker, **chosen)
+
+
+class _Run:
+    """The epochs that this worker labels."""
+
+    def __init__(
+        self, images: Tensor, replay: Replay, teachers: Teachers, store: LabelStore, progress: Progress
+    ) -> None:
+        self.images, self.replay, self.teachers = images, replay, teachers
+        self.store, self.progress = store, progress
+
+    def all(self, ledger: Ledger) -> None:
+        for task in ledger.claims():
+            with task:
+                self._epoch(task, int(task.id.rpartition("-")[2]))
+
+    def _epoch(self, task: Task, epoch: int) -> None:
+        logits = torch.full((self.replay.count, self.store.layout.classes), float("nan"))
+        for step in range(self.replay.steps):
+            views = self.replay.views(epoch, step)
+            logits[views.index] = self._logits(views).cpu()
+            self.progress.update(len(views.index))
+        try:
+            data = self.store.encode(logits)
+        except ValueError as error:
+            raise ValueError(f"epoch {epoch}: {error}") from error
+        task.write_bytes(self.store.file(epoch).name, data)
+        task.complete({"views": self.replay.count})
+
+    def _logits(self, views: Any) -> Tensor:
+        def pictures(normalization: Normalization) -> Tensor:
+            return render(self.images, views, self.replay.view, normalization)
+
+        return self.teachers(pictures)
