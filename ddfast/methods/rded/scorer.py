@@ -32,9 +32,8 @@ _SAMPLES = {"bf16": 64, "fp16": 64, "fp32": 8}
 # What crop_score's float32 arithmetic may add to the first level: a few roundings of the loss, and of t where t > 0.
 _FLOAT32_NOISE = 4e-6
 _TINIEST_LOSS = 1e-34  # below it float32 loses digits; such scores are taken from the logits in float64
-_DECODE_CHUNK = 8
 CLASSES_KEPT = 4  # classes whose patches are on the GPU at a time: scored, waiting, selected
-_RESCORED_AT_ONCE = 10
+_RESCORED_AT_ONCE, _DECODED_AT_ONCE = 10, 8
 _MANY_CROPS = 200_000  # ten seconds of a fast GPU: compiling beside them pays
 
 
@@ -167,10 +166,13 @@ class Scorer:
         if sample.patches is not None and precision == "fp32":
             return self._margins(precision, sample.patches, [self.targets[sample.label]] * len(sample.patches))
         out = np.empty(len(sample.positions))
-        for start in range(0, len(out), _DECODE_CHUNK):
-            part = slice(start, start + _DECODE_CHUNK)
-            patches = self._cut(precision, Sample(sample.label, sample.positions[part], sample.boxes[part]))
-            out[part] = self._margins(precision, patches, [self.targets[sample.label]] * len(patches))
+        step = _RESCORED_AT_ONCE * torch.get_num_threads()  # engines run one such batch on every core
+        for start in range(0, len(out), step):
+            stop = min(start + step, len(out))
+            # Few pictures are in memory at a time: they may be large.
+            parts = [slice(i, min(i + _DECODED_AT_ONCE, stop)) for i in range(start, stop, _DECODED_AT_ONCE)]
+            cut = [self._cut(precision, Sample(sample.label, sample.positions[p], sample.boxes[p])) for p in parts]
+            out[start:stop] = self._margins(precision, torch.cat(cut), [self.targets[sample.label]] * (stop - start))
         return out
 
     def _margins(self, precision: str, patches: Tensor, targets: Sequence[int]) -> NDArray[np.float64]:
