@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from ddfast.train.loop import NonFiniteLossError, TrainConfig, TrainProgress, TrainReport
+from ddfast.train.loop import (
+    LoopOptions,
+    NonFiniteLossError,
+    Tested,
+    TrainConfig,
+    TrainMemoryError,
+    TrainProgress,
+    TrainReport,
+)
 from ddfast.train.student import StudentConfig, train_student
 from ddfast.train.supervised import accuracy, fit, predict
 
 __all__ = [
+    "LoopOptions",
     "NonFiniteLossError",
     "StudentConfig",
+    "Tested",
     "TrainConfig",
+    "TrainMemoryError",
     "TrainProgress",
     "TrainReport",
     "accuracy",

@@ -102,7 +102,7 @@ def load_weights(path: str | Path, model: nn.Module) -> int:
 
 def finite(model: nn.Module) -> bool:
     """Whether no parameter is NaN or infinite."""
-    sums: list[Tensor] = torch._foreach_norm([value.detach() for value in model.parameters()])
+    sums: list[Tensor] = list(torch._foreach_norm([value.detach() for value in model.parameters()]))
     return bool(torch.isfinite(torch.stack([each.float() for each in sums])).all())
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddfast import ops
 from ddfast._types import IMAGENET, Normalization
+from ddfast.store import LabelStore, set_fingerprint
 from ddfast.train import augment, loop
-from ddfast.train.loop import OnProgress, TrainConfig, TrainReport
+from ddfast.train.dsa import apply_dsa, draw_dsa, parse_strategy
+from ddfast.train.loop import Batch, LoopOptions, Objective, OnProgress, TrainConfig, TrainReport
+from ddfast.train.replay import Replay
 from ddfast.train.supervised import check_set
-from ddfast.train.views import ViewConfig, draw_views
+from ddfast.train.views import ViewConfig, Views, draw_views
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,10 @@ class StudentConfig(TrainConfig):
     """RDED's student recipe; the defaults are the paper's for ResNet-18 at ten classes and IPC 10.
 
     ``factor`` is the mosaic's: strips are shuffled and crops cover at least 1/factor of the area; with factor 1 both
-    are the identity. ``bn_twice`` reproduces the original's second batch-norm update a step (a throw-away forward of
-    the same batch) through the momentum 1 - (1 - m)**2, without the forward.
+    are the identity. ``crop`` is the range of area shares of the crops where it is another. ``dsa`` is a strategy of
+    `ddfast.train.dsa`, applied after everything else; "" for none. ``bn_twice`` reproduces the original's second
+    batch-norm update a step (a throw-away forward of the same batch) through the momentum 1 - (1 - m)**2, without the
+    forward.
     """
 
     epochs: int = 300
@@ -37,6 +43,8 @@ class StudentConfig(TrainConfig):
     cutmix_alpha: float = 1.0
     temperature: float = 20.0
     bn_twice: bool = True
+    crop: tuple[float, float] | None = None
+    dsa: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,6 +54,8 @@ class StudentConfig(TrainConfig):
             raise ValueError(f"cutmix_alpha: got {self.cutmix_alpha!r}, expected 0 (off) or a positive number")
         if not self.temperature > 0:
             raise ValueError(f"temperature: got {self.temperature!r}, expected a positive number")
+        if self.dsa:
+            parse_strategy(self.dsa)
 
 
 def train_student(
@@ -55,14 +65,16 @@ def train_student(
     teacher: Callable[[Tensor], Tensor] | None = None,
     config: StudentConfig | None = None,
     *,
+    soft_labels: LabelStore | None = None,
     normalization: Normalization = IMAGENET,
     teacher_normalization: Normalization | None = None,
     on_progress: OnProgress | None = None,
+    options: LoopOptions | None = None,
 ) -> TrainReport:
     """Train ``student`` in place.
 
-    With a teacher the loss is KL(p_t || p_s) averaged over the batch, p = softmax(z / T), z_t the teacher's logits of
-    the very same augmented and mixed batch; neither a factor T**2 nor a hard-label term. Without one it is
+    With a teacher or stored soft labels the loss is KL(p_t || p_s) averaged over the batch, p = softmax(z / T), z_t the
+    teacher's logits of the very same augmented and mixed batch; neither a factor T**2 nor a hard-label term. Else it is
     cross-entropy with the labels, mixed by the share of pixels when CutMix pasted.
 
     Args:
@@ -71,37 +83,86 @@ def train_student(
         student: maps normalised float32 [n, 3, H, W] to logits [n, C].
         teacher: the same for the teacher, already in eval mode on the student's device; returns [n, C].
         config: see ``StudentConfig``.
+        soft_labels: instead of a teacher, labels stored for the views of this config.
         normalization: of the student's input.
         teacher_normalization: of the teacher's input, where it differs.
         on_progress: as in ``supervised.fit``.
+        options: checkpoint, compilation, tests on the way.
 
     Raises:
-        TypeError, ValueError: wrong images or labels, or teacher logits of another shape than the student's.
-        NonFiniteLossError: the loss became NaN or infinite.
+        TypeError, ValueError: wrong images or labels, teacher logits of another shape than the student's, or both a
+            teacher and stored labels.
+        LabelMismatchError: stored labels of another set, seed, view or batch size.
+        NonFiniteLossError, TrainMemoryError, RunError: as in ``ddfast.train.loop.run``.
     """
     config = config or StudentConfig()
     images, labels = check_set(student, images, labels)
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    affine = _renormalise(normalization, teacher_normalization or normalization, images.device)
+    objective = student_objective(
+        images, labels, student, teacher, config,
+        soft_labels=soft_labels, normalization=normalization, teacher_normalization=teacher_normalization,
+    )  # fmt: skip
+    options = options or LoopOptions()
+    if options.checkpoint:
+        options = replace(options, identity={"set": set_fingerprint(images, labels), **options.identity})
+    with batch_norm_twice(student, config.bn_twice):
+        return loop.run(student, len(images), config, objective, on_progress, options)
 
+
+def student_objective(
+    images: Tensor,
+    labels: Tensor,
+    student: Callable[[Tensor], Tensor],
+    teacher: Callable[[Tensor], Tensor] | None,
+    config: StudentConfig,
+    *,
+    soft_labels: LabelStore | None = None,
+    normalization: Normalization = IMAGENET,
+    teacher_normalization: Normalization | None = None,
+) -> Objective:
+    """What `train_student` minimises, for images and labels that are on the device already; arguments as there."""
+    if teacher is not None and soft_labels is not None:
+        raise ValueError("soft_labels: given together with a teacher; expected one of them")
     images = images.contiguous()
     size = (images.shape[1], images.shape[2])
     view = view_config(config, size)
+    device = images.device
+    affine = _renormalise(normalization, teacher_normalization or normalization, device)
+    order = _stored_order(soft_labels, images, labels, view, config) if soft_labels else None
 
-    def step(index: Tensor, epoch: int, number: int) -> Tensor:
-        views = draw_views(view, size, config.seed, epoch, number, index)
-        batch = augment.render(images, views, view, normalization)
-        logits = student(batch).float()
+    def pixels(batch: Batch) -> tuple[Views, Tensor]:
+        views = draw_views(view, size, config.seed, batch.epoch, batch.step, batch.index)
+        x = augment.render(images, views, view, normalization)
+        if config.dsa:
+            x = apply_dsa(x, draw_dsa(config.dsa, len(x), size, seed=config.seed, epoch=batch.epoch, step=batch.step))
+        return views, x
+
+    def prepare(batch: Batch) -> tuple[Tensor, ...]:
+        views, x = pixels(batch)
+        if teacher is not None:
+            return (x,)
+        if soft_labels is not None:
+            stored = soft_labels.read(batch.epoch, batch.index)
+            parts = (stored,) if isinstance(stored, Tensor) else tuple(stored)
+            return (x, *(part.to(device, non_blocking=True) for part in parts))
+        pairs = torch.stack([batch.index, batch.index[views.partner]]).to(device, non_blocking=True)
+        return x, labels[pairs], torch.full((), views.share, device=device)
+
+    def soft_loss(x: Tensor, *stored: Tensor) -> Tensor:
+        logits = student(x).float()
         if teacher is None:
-            own = labels[index.to(labels.device)]
-            other = labels[index[views.partner].to(labels.device)]
-            return views.share * F.cross_entropy(logits, own) + (1 - views.share) * F.cross_entropy(logits, other)
+            return ops.soft_label_loss(logits, stored, temperature=config.temperature)
         with torch.no_grad():
-            target = teacher(batch * affine[0] + affine[1]).float()
+            target = teacher(x * affine[0] + affine[1]).float()
         return soft_label_loss(logits, target, config.temperature)
 
-    with _batch_norm_twice(student, config.bn_twice):
-        return loop.run(student, len(images), config, step, on_progress)
+    def hard_loss(x: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
+        logits = student(x).float()
+        own, other = (F.cross_entropy(logits, target) for target in pairs)
+        return share * own + (1 - share) * other
+
+    hard = teacher is None and soft_labels is None
+    return Objective(prepare, hard_loss if hard else soft_loss, order)
 
 
 def soft_label_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
@@ -110,13 +171,7 @@ def soft_label_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) 
     Raises:
         ValueError: the two logits differ in shape.
     """
-    if logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"teacher: gave logits {list(teacher_logits.shape)}, the student {list(logits.shape)}; expected the same "
-            "number of classes (slice the teacher's head to the classes of the set)"
-        )
-    target = F.log_softmax(teacher_logits / temperature, dim=1)
-    return F.kl_div(F.log_softmax(logits / temperature, dim=1), target, reduction="batchmean", log_target=True)
+    return ops.soft_label_loss(logits, teacher_logits, temperature=temperature)
 
 
 def view_config(config: StudentConfig, size: tuple[int, int]) -> ViewConfig:
@@ -124,12 +179,31 @@ def view_config(config: StudentConfig, size: tuple[int, int]) -> ViewConfig:
     return ViewConfig(
         size,
         factor=config.factor,
-        scale=(1 / config.factor, 1.0) if config.factor > 1 else None,
+        scale=config.crop or ((1 / config.factor, 1.0) if config.factor > 1 else None),
         flip=config.flip,
         shift=config.shift,
         mix="cutmix" if config.cutmix_alpha > 0 else "none",
         alpha=config.cutmix_alpha or 1.0,
     )
+
+
+def _stored_order(
+    store: LabelStore, images: Tensor, labels: Tensor, view: ViewConfig, config: StudentConfig
+) -> Callable[[int], Tensor] | None:
+    """Order of the samples that the labels were made for, after checking that they are those of this training."""
+    if store.per_image:
+        store.check({"set": set_fingerprint(images, labels)})
+        return None
+    made = Replay.from_fingerprint(store.fingerprint, len(images))
+    replay = Replay(view, view.size, len(images), config.seed, config.batch_size, made.order)
+    store.check(replay.fingerprint(images, labels))
+    if config.dsa:
+        raise ValueError(f"dsa: got {config.dsa!r} with stored labels, which are of the views before it; expected ''")
+    if config.epochs > store.layout.epochs:
+        raise ValueError(
+            f"epochs: got {config.epochs}, {store.path} has labels for {store.layout.epochs}; train for at most as many"
+        )
+    return lambda epoch: torch.cat([replay.index(epoch, step) for step in range(replay.steps)])
 
 
 def _renormalise(source: Normalization, target: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -143,7 +217,7 @@ def _renormalise(source: Normalization, target: Normalization, device: torch.dev
 
 
 @contextmanager
-def _batch_norm_twice(model: nn.Module, enabled: bool) -> Iterator[None]:
+def batch_norm_twice(model: nn.Module, enabled: bool) -> Iterator[None]:
     layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     layers = [layer for layer in layers if enabled and layer.momentum is not None]
     before = [layer.momentum for layer in layers]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ddfast._types import IMAGENET, Normalization
 from ddfast.train import augment, loop
-from ddfast.train.loop import OnProgress, TrainConfig, TrainReport
+from ddfast.train.loop import Batch, LoopOptions, Objective, OnProgress, TrainConfig, TrainReport
 from ddfast.train.views import ViewConfig, draw_views
 
 
@@ -19,6 +19,7 @@ def fit(
     *,
     normalization: Normalization = IMAGENET,
     on_progress: OnProgress | None = None,
+    options: LoopOptions | None = None,
 ) -> TrainReport:
     """Train ``model`` in place by cross-entropy.
 
@@ -30,6 +31,7 @@ def fit(
         config: epochs, optimiser, schedule, shift (pixels, zeros move in) and left-right flip.
         normalization: of the [0, 1] pixels.
         on_progress: called with a ``TrainProgress`` after each step (every 32 on a GPU).
+        options: checkpoint, compilation, tests on the way.
 
     Returns:
         Mean loss of each epoch and the rate. The same seed, thread count and machine give the same weights.
@@ -45,12 +47,14 @@ def fit(
     size = (images.shape[1], images.shape[2])
     view = ViewConfig(size, flip=config.flip, shift=config.shift)
 
-    def step(index: Tensor, epoch: int, number: int) -> Tensor:
-        views = draw_views(view, size, config.seed, epoch, number, index)
-        batch = augment.render(images, views, view, normalization)
-        return nn.functional.cross_entropy(model(batch).float(), labels[index.to(labels.device)])
+    def prepare(batch: Batch) -> tuple[Tensor, ...]:
+        views = draw_views(view, size, config.seed, batch.epoch, batch.step, batch.index)
+        return augment.render(images, views, view, normalization), labels[_there(batch.index, labels)]
 
-    return loop.run(model, len(images), config, step, on_progress)
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(model(x).float(), y)
+
+    return loop.run(model, len(images), config, Objective(prepare, loss), on_progress, options)
 
 
 @torch.no_grad()
@@ -90,3 +94,7 @@ def check_set(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor,
         raise ValueError("images: got an empty set, expected at least one image")
     device = next(model.parameters()).device
     return images.to(device), labels.to(device)
+
+
+def _there(index: Tensor, labels: Tensor) -> Tensor:
+    return index.to(labels.device, non_blocking=True)
