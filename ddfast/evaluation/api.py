@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -188,7 +189,7 @@ def _evaluate(
         plan, out, worker=options.worker, resume=options.resume, overwrite=options.overwrite, processes=processes,
         quiet=options.quiet, prepare=prepare,
     )  # fmt: skip
-    report = make_report(plan, records, notes)
+    report = json.loads(report_bytes(make_report(plan, records, notes)))  # as a reader of the file sees it
     page = render(report, [subject.distilled for subject in subjects])
     atomic_write_bytes(out / "report.json", report_bytes(report))
     atomic_write_bytes(out / "report.html", page.encode())

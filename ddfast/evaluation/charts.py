@@ -86,7 +86,7 @@ def scatter_chart(series: Sequence[Series], x_label: str, y_label: str, *, title
                 parts.append(f'<path class="whisker t{one.tone}" d="M{cx:.1f} {top:.1f}V{bottom:.1f}"/>')
             hollow = " hollow" if one.dashed else ""
             parts.append(f'<circle class="point t{one.tone}{hollow}" cx="{cx:.1f}" cy="{cy:.1f}" r="5.5"/>')
-    return _svg(parts, title) + legend(series, points=True)
+    return _svg(parts, title)
 
 
 def bar_chart(names: Sequence[str], series: Sequence[Series], *, title: str) -> str:
@@ -120,13 +120,14 @@ def bar_chart(names: Sequence[str], series: Sequence[Series], *, title: str) -> 
     return _svg(parts, title, width, height) + legend(series)
 
 
-def legend(series: Sequence[Series], *, points: bool = False) -> str:
-    """Names beside their colours."""
+def legend(series: Sequence[Series], *, points: bool = False, note: str = "") -> str:
+    """Names beside their colours, and a note behind them."""
     kind = "key point" if points else "key"
     items = [
         f'<span><i class="{kind} t{one.tone}{" hollow" if one.dashed else ""}"></i>{escape(one.label)}</span>'
         for one in series
     ]
+    items += [f"<span>{escape(note)}</span>"] * bool(note)
     return f'<div class="legend">{"".join(items)}</div>'
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddfast.evaluation.charts import Series, bar_chart, line_chart, scatter_chart, size_text
+from ddfast.evaluation.charts import Series, bar_chart, legend, line_chart, scatter_chart, size_text
 from ddfast.evaluation.results import find_row, own_labels
 from ddfast.store import DistilledSet
 
@@ -40,19 +40,23 @@ def contact_sheet(distilled: DistilledSet) -> str:
     tiny = side <= 48
     scale = 2 if side <= 32 else 1
     rows = []
+    widest = 0
+    letters = min(max(len(distilled.class_names[label]) for label in shown), 22)
     for label in shown:
         chosen = members[label][:_COLUMNS]
         data, width = _strip([distilled.images[i].cpu().numpy() for i in chosen], side if tiny else min(side, 96))
         name = escape(distilled.class_names[label])
-        rows.append(
-            f"<span title='{name}'>{name}</span><img class='{'tiny' if tiny else ''}' width='{width * scale}' "
-            f"alt='{len(chosen)} images of {name}' src='data:image/png;base64,{data}'>"
-        )
+        widest = max(widest, width * scale)
+        picture = f"class='{'tiny' if tiny else ''}' width='{width * scale}' alt='{len(chosen)} images of {name}'"
+        heading = f"<span title='{name}' style='width:{letters}ch'>{name}</span>"
+        rows.append(f"<div>{heading}<img {picture} src='data:image/png;base64,{data}'></div>")
     most = max(len(found) for found in members.values()) if members else 0
     notes = [f"{len(shown)} of {len(present)} classes"] * (len(shown) < len(present))
     notes += [f"{_COLUMNS} of {most} images per class"] * (most > _COLUMNS)
     note = f"<p class='small' style='margin-top:10px'>Shown: {', '.join(notes)}.</p>" if notes else ""
-    return f"<div class='sheet'>{''.join(rows)}</div>{note}"
+    least = widest + 9 * letters + 12
+    columns = f"grid-template-columns:repeat(auto-fit,minmax(min(100%,{least}px),1fr))"
+    return f"<div class='sheet' style='{columns}'>{''.join(rows)}</div>{note}"
 
 
 def training_curves(report: Report, subject: str, student: str) -> str:
@@ -76,7 +80,7 @@ def training_curves(report: Report, subject: str, student: str) -> str:
 
 def storage_accuracy(report: Report, subject: str, student: str) -> str:
     """Accuracy after the last epoch by bytes, labels included."""
-    series = []
+    series, named = [], []
     for kind, (text, tone) in KINDS.items():
         for labels in ("soft", "hard"):
             row = find_row(report["results"], subject, kind, labels, student)
@@ -84,11 +88,13 @@ def storage_accuracy(report: Report, subject: str, student: str) -> str:
                 continue
             top1, spread = row["top1"]["mean"], row["top1"]["std"] or 0.0
             low, high = [max(0.0, top1 - spread)], [min(1.0, top1 + spread)]
-            hollow = labels == "hard" and kind != "full"
-            series.append(Series(f"{text}, {labels} labels", tone, [row["bytes"]], [top1], low, high, hollow))
+            series.append(Series(text, tone, [row["bytes"]], [top1], low, high, dashed=labels == "hard"))
+            named += [] if named and named[-1].tone == tone else [Series(text, tone, [], [])]
     if not series:
         return ""
-    return scatter_chart(series, "bytes with labels", "top-1 in %", title="Test accuracy by bytes")
+    note = "filled: soft labels, hollow: hard labels" if any(not one.dashed for one in series) else "hard labels"
+    drawn = scatter_chart(series, "bytes with labels", "top-1 in %", title="Test accuracy by bytes")
+    return drawn + legend(named, points=True, note=note)
 
 
 def per_class(report: Report) -> str:

@@ -112,7 +112,7 @@ class Plan:
         if controls and asked(self.config.ars, self.config):
             found += [(images, own, False) for images in (DISTILLED, RANDOM_IMAGES)]
         if self.train is not None and asked(self.config.full_data, self.config) and self.config.full_accuracy is None:
-            found.append((FULL, "hard", True))
+            found.insert(0, (FULL, "hard", True))  # the longest first, so that no process is left alone with it
         return found
 
     def identity(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from ddfast._types import Normalization
 from ddfast.store.codec import ImageFormat
@@ -112,6 +113,36 @@ class DistilledSet:
             ValueError: ``kind`` is neither.
         """
         return DistilledDataset(self.images, self.labels, self.class_names, transform, kind)
+
+    def dataloader(
+        self, batch_size: int = 50, *, augment: bool = True, shuffle: bool = True, **options: Any
+    ) -> DataLoader:
+        """A ready ``DataLoader`` of (images float32 [n, 3, H, W] normalised, labels int64 [n]).
+
+        Pixels are normalised as the manifest says (ImageNet's statistics where it says nothing). Augmentation is the
+        manifest's recipe: flips, shifts, and for mosaics random crops; it draws from torch's global generator.
+
+        Args:
+            batch_size: images of a batch.
+            augment: False gives the plain images.
+            shuffle: a new order each epoch.
+            **options: of ``torch.utils.data.DataLoader`` (``num_workers``, ``drop_last``, ``generator`` ...).
+
+        Raises:
+            ValueError: ``batch_size`` below 1, or an empty set.
+        """
+        from ddfast.store.loader import make_loader
+
+        return make_loader(
+            self.images, self.labels, self.manifest, self.normalization, batch_size, augment=augment, shuffle=shuffle,
+            **options,
+        )  # fmt: skip
+
+    def export(self, to: str, out: str | os.PathLike[str], **options: Any) -> Path:
+        """Writes the set as other programs read it: see `ddfast.store.export.export`."""
+        from ddfast.store.export import export
+
+        return export(self, to, out, **options)
 
     def save(
         self,
