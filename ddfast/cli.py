@@ -16,6 +16,7 @@ _EXAMPLES = """examples:
   ddfast distill rded --preset smoke --data mnist5k --out smoke
   ddfast distill rded --data imagenet/train --observer resnet18 --weights resnet18.pth --ipc 10 --out rded_in1k
   ddfast bench --out bench_out
+  ddfast relabel smoke --preset smoke --teacher train:conv3 --data mnist5k --out smoke_labels
   ddfast evaluate smoke --preset smoke
   ddfast evaluate rded_in1k --data imagenet:val --train imagenet:train --teacher resnet18 --students resnet18
   ddfast export smoke --to huggingface --out smoke_hf
@@ -29,7 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
-        hint = "; what is finished is kept, go on with --resume" if {"method", "sets"} & set(vars(arguments)) else ""
+        hint = (
+            "; what is finished is kept, go on with --resume"
+            if {"method", "sets", "teachers"} & set(vars(arguments))
+            else ""
+        )
         print(f"\ninterrupted{hint}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError) as error:
@@ -46,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_distill(commands)
+    _add_relabel(commands)
     _add_evaluate(commands)
     _add_export(commands)
     info = _command(commands, "info", _info, help="what is installed and which backends would run")
@@ -90,6 +96,32 @@ def _add_distill(commands: Any) -> None:
         _add_fields(one.add_argument_group("what is distilled"), method.config_class)
         _add_fields(one.add_argument_group("how it is run"), RunOptions)
         one.set_defaults(method=name, fields=(*_names(method.config_class), *_names(RunOptions)))
+
+
+def _add_relabel(commands: Any) -> None:
+    one = _command(commands, "relabel", _relabel, help="store teachers' soft labels for every view of a training")
+    one.add_argument("set", type=Path, metavar="DIR", help="the distilled set")
+    one.add_argument(
+        "--teacher", required=True, action="append", dest="teachers", metavar="NAME", help="a network's name, "
+        "NAME=WEIGHTS, a checkpoint SET_NAME.pth, or train:conv3; several are averaged",
+    )  # fmt: skip
+    one.add_argument("--out", required=True, type=Path, help="output folder")
+    one.add_argument("--data", help="the real set, for train:NAME")
+    one.add_argument("--preset", choices=("rded", "smoke"), default="rded", help="settings (default: %(default)s)")
+    one.add_argument("--epochs", type=int, help="how long students will train (default: the preset's)")
+    one.add_argument("--batch-size", type=int, help="of the training (default: the preset's)")
+    one.add_argument("--seed", type=int, default=0, help="of views and order (default: %(default)s)")
+    one.add_argument("--kind", choices=("fp16", "topk"), help="all logits, or the k largest (default: topk)")
+    one.add_argument("--k", type=int, help="logits kept of each label (default: the preset's)")
+    one.add_argument("--tail-temperature", type=float, help="the students' temperature (default: the preset's)")
+    one.add_argument("--per-image", action="store_true", help="one label an image, of the plain image")
+    one.add_argument("--precision", choices=("fp32", "bf16"), help="the teachers' (default: fp32)")
+    one.add_argument("--order", choices=("counter", "random_sampler"), help="of samples; random_sampler for --fkd")
+    one.add_argument("--fkd", type=Path, metavar="FOLDER", help="write the FKD layout as well")
+    one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    one.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
+    one.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
+    one.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -184,6 +216,34 @@ def _export(arguments: argparse.Namespace) -> int:
 
     options = {"dataset": arguments.dataset, "jpeg": arguments.jpeg or None}
     print(export(arguments.set, arguments.to, arguments.out, **{k: v for k, v in options.items() if v is not None}))
+    return 0
+
+
+def _relabel(arguments: argparse.Namespace) -> int:
+    from ddfast.train.fkd import write_fkd
+    from ddfast.train.relabel import relabel_folder
+
+    names = (
+        "epochs",
+        "batch_size",
+        "seed",
+        "kind",
+        "k",
+        "tail_temperature",
+        "precision",
+        "order",
+        "resume",
+        "overwrite",
+    )
+    store = relabel_folder(
+        arguments.set, arguments.teachers, arguments.out, preset_name=arguments.preset, data=arguments.data,
+        per_image=arguments.per_image, device=arguments.device, progress="quiet" if arguments.quiet else "auto",
+        **{name: getattr(arguments, name) for name in names},
+    )  # fmt: skip
+    if arguments.fkd is not None:
+        print(write_fkd(store, arguments.fkd))
+    if not arguments.quiet:
+        print(store.describe())
     return 0
 
 

@@ -132,6 +132,16 @@ class LabelStore:
         """True if there is one label an image, made from the plain image: it holds for every epoch."""
         return self.fingerprint.get("view") is None
 
+    def describe(self) -> str:
+        """One line: what is in the store and how large it is."""
+        layout, done = self.layout, int(self.complete().sum())
+        what = f"top-{layout.k}" if layout.kind == "topk" else "all"
+        views = "1 label an image" if self.per_image else f"{done} of {layout.epochs} epochs"
+        return (
+            f"{self.path}: {what} logits of {layout.samples} images and {layout.classes} classes, {views}, "
+            f"{done * layout.epoch_bytes / 1e6:.3g} MB"
+        )
+
     def check(self, expect: Mapping[str, Any]) -> None:
         """Refuse labels that were made for something else.
 

@@ -14,7 +14,7 @@ from ddfast._types import Normalization
 from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, ProgressEvent, Task, Worker, identify_worker, open_ledger, refuse_occupied
 from ddfast.store import DistilledSet, LabelLayout, LabelStore
-from ddfast.store.labels import OUTPUTS
+from ddfast.store.labels import LABELS_FILE, OUTPUTS
 from ddfast.train.replay import Replay, render
 from ddfast.train.teachers import FORWARD_BATCH, Teachers, load_teacher
 from ddfast.train.views import ViewConfig
@@ -94,9 +94,7 @@ def relabel(
     if view is None and epochs != 1:
         raise ValueError(f"epochs: got {epochs} without a view, expected 1: the labels of plain images never change")
     images = distilled.images.to(device)
-    height, width = (int(side) for side in images.shape[1:3])
-    plain = ViewConfig((height, width))
-    replay = Replay(view or plain, (height, width), len(images), seed, batch_size, order)
+    replay = _replay(distilled, view, seed, batch_size, order)
     layout = LabelLayout(
         len(images), len(distilled.class_names), epochs, kind, k if kind == "topk" else 0,
         tail_temperature if kind == "topk" else 1.0,
@@ -176,8 +174,18 @@ def relabel_folder(
     if device == "auto":
         found = torch.cuda.device_count()
         device = f"cuda:{worker.local_index % found}" if found else "cpu"
+    if settings.get("resume") and (Path(out) / LABELS_FILE).exists():  # before a teacher is fetched or trained
+        replay = _replay(distilled, chosen["view"], int(chosen.get("seed", 0)), int(chosen["batch_size"]), "counter")
+        expect = replay.fingerprint(distilled.images, distilled.labels)
+        keys = ("set",) if per_image else ("set", "view", "seed", "batch_size")
+        LabelStore.open(out, expect={key: expect[key] for key in keys})
     observers = [load_teacher(name, distilled, data, device) for name in teachers]
     return relabel(distilled, observers, Path(out), device=device, worker=worker, **chosen)
+
+
+def _replay(distilled: DistilledSet, view: ViewConfig | None, seed: int, batch_size: int, order: str) -> Replay:
+    height, width = (int(side) for side in distilled.images.shape[1:3])
+    return Replay(view or ViewConfig((height, width)), (height, width), len(distilled), seed, batch_size, order)
 
 
 class _Run:

@@ -101,9 +101,11 @@ def render(
     threads: int | None = None,
 ) -> Tensor:
     """The views' pixels [n, 3, h, w] in channels-last order, on the device of uint8 ``images`` [N, H, W, 3]."""
+    draws = views.to(images.device)
     return augment_batch(
-        images, *views.to(images.device).tensors(), views.share, size=view.size, mean=normalization.mean,
-        std=normalization.std, mixup=view.mix == "mixup", dtype=dtype, validate=False,
+        images, draws.index, draws.columns, draws.rows, draws.boxes, draws.flip, draws.shift, draws.partner,
+        draws.mix_box, draws.share, size=view.size, mean=normalization.mean, std=normalization.std,
+        mixup=view.mix == "mixup", dtype=dtype, validate=False,
         threads=torch.get_num_threads() if threads is None else threads,
     )  # fmt: skip
 

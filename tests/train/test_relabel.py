@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from ddfast._types import IMAGENET, Normalization
+from ddfast.nets.convnet import ConvNet
 from ddfast.nets.observers import Observer
 from ddfast.ops import augment_batch
 from ddfast.runs import ProgressEvent, RunError
 from ddfast.store import DistilledSet, LabelMismatchError, LabelStore, dense_labels
+from ddfast.train.fkd import FKDLabels
 from ddfast.train.relabel import preset, relabel, relabel_folder, view_of
 from ddfast.train.replay import Replay
 from ddfast.train.teachers import Teachers, load_teacher
@@ -175,8 +177,6 @@ def test_teachers_that_do_not_fit_are_named(tmp_path: Path) -> None:
         run(tmp_path, [teacher(classes=5)])
     with pytest.raises(ValueError, match="precision: got 'fp8'"):
         run(tmp_path, precision="fp8")
-    from ddfast.nets.convnet import ConvNet
-
     fixed = Observer(ConvNet(3, 3, 32), "conv3", 32, IMAGENET, 3, None, "", True)
     with pytest.raises(ValueError, match="teacher: conv3 does not take views of 12 x 12"):
         run(tmp_path, [fixed])
@@ -215,8 +215,6 @@ def test_presets() -> None:
 def test_a_folder_and_a_named_teacher(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from ddfast.nets.convnet import ConvNet
-
     data = tiny_set(count=6, side=32)
     data.save(tmp_path / "set", format="safetensors")
     save_file({k: v.contiguous() for k, v in ConvNet(3, 3, 32).state_dict().items()}, tmp_path / "net.safetensors")
@@ -230,3 +228,25 @@ def test_a_folder_and_a_named_teacher(tmp_path: Path) -> None:
     one = relabel_folder(tmp_path / "set", [spec, spec], tmp_path / "one", per_image=True, kind="fp16", **options)
     assert one.per_image
     assert isinstance(DistilledSet.load(tmp_path / "set"), DistilledSet)
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ddfast.cli import main
+
+    tiny_set(count=6, side=32).save(tmp_path / "set", format="safetensors")
+    weights = tmp_path / "tiny_conv3.pth"
+    torch.save(ConvNet(3, 3, 32).state_dict(), weights)
+    labels, fkd = tmp_path / "labels", tmp_path / "fkd"
+    command = ["relabel", str(tmp_path / "set"), "--teacher", str(weights), "--out", str(labels), "--epochs", "2"]
+    command += ["--batch-size", "4", "--seed", "3", "--kind", "topk", "--k", "2", "--device", "cpu"]
+    assert main([*command, "--order", "random_sampler", "--fkd", str(fkd)]) == 0
+    assert "top-2 logits of 6 images and 3 classes, 2 of 2 epochs" in capsys.readouterr().out
+    store = LabelStore.open(labels, expect={"seed": 3, "batch_size": 4, "order": "random_sampler"})
+    assert torch.equal(FKDLabels(fkd).batch(1, 1).logits, store.dense(1, Replay.from_fingerprint(
+        store.fingerprint, 6).index(1, 1)).half())  # fmt: skip
+    assert main(command) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert main([*command, "--resume", "--order", "random_sampler", "--quiet"]) == 0
+    command[command.index("3")] = "4"
+    assert main([*command, "--resume"]) == 1
+    assert "another seed (seed: the labels have 3, here it is 4)" in capsys.readouterr().err
