@@ -70,6 +70,14 @@ def cases() -> Iterator[Case]:
         logits = torch.zeros(n, m, classes, dtype=dtype)
         return lambda: run("crop_score", logits, torch.zeros(n, dtype=torch.int64), literal)
 
+    def loss(n: int, classes: int, dtype: torch.dtype, k: int = 0, hard: bool = False) -> Callable[[], Any]:
+        labels = torch.zeros(n, dtype=torch.int64) if hard else None
+        logits = torch.zeros(n, classes, dtype=dtype)
+        kept = (logits[:, :k].half(), torch.zeros(n, k, dtype=torch.int64), torch.zeros(n).half())
+        teacher = kept if k else (logits.half(), None, None)
+        weights = (0.0, False, 1.0, 0.025) if hard else (1.0, True, 0.0, 0.0)
+        return lambda: run("soft_label_loss", logits, *teacher, labels, 20.0, *weights, True)
+
     low = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     for name, dtype in low.items():
         yield f"multi_crop-{name}-planar-112", crop(4, 112, dtype, False)
@@ -77,6 +85,8 @@ def cases() -> Iterator[Case]:
         yield f"augment_batch-{name}-planar-224", views(224, dtype, False)
         yield f"augment_batch-{name}-packed-224", views(224, dtype, True)
         yield f"crop_score-{name}-5x1000", score(4, 5, 1000, dtype)
+        yield f"soft_label_loss-{name}-1000", loss(4, 1000, dtype)
+        yield f"soft_label_loss-{name}-1000-top10", loss(4, 1000, dtype, k=10)
     yield "multi_crop-fp32-planar-16", crop(4, 16, torch.float32, False)
     yield "multi_crop-bf16-packed-1", crop(1, 1, torch.bfloat16, True)
     yield "augment_batch-bf16-packed-16", views(16, torch.bfloat16, True)
@@ -89,6 +99,10 @@ def cases() -> Iterator[Case]:
     yield "crop_score-fp32-literal-5x1000", score(4, 5, 1000, torch.float32, True)
     yield "crop_score-fp32-1x10", score(1, 1, 10, torch.float32)
     yield "crop_score-fp32-20x1", score(1, 20, 1, torch.float32)
+    yield "soft_label_loss-fp32-mse_gt-1000", loss(4, 1000, torch.float32, hard=True)
+    yield "soft_label_loss-fp32-mse_gt-10450-top100", loss(4, 10450, torch.float32, k=100, hard=True)
+    yield "soft_label_loss-fp32-1", loss(1, 1, torch.float32)
+    yield "soft_label_loss-fp32-10-top1", loss(1, 10, torch.float32, k=1)
 
 
 def run(op: str, *args: Any) -> Any:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LAUNCH = {"num_warps": 4, "enable_fp_fusion": True}
+LAUNCH = {"num_warps": 4, "maxnreg": 128, "enable_fp_fusion": True}  # without a limit ptxas aims lower and spills
 
 
 @triton.jit
@@ -39,8 +39,8 @@ def soft_label_loss_kernel(logits, values, indices, tail, labels, rows, grad, cl
     if SOFT:
         sum_z = log_sum(student, classes, scale, BLOCK)
         if TOPK:
-            i = tl.arange(0, BLOCK_K)
-            kept = tl.load(teacher + i, mask=i < k, other=float("-inf")).to(tl.float32) * scale
+            place = tl.arange(0, BLOCK_K)
+            kept = tl.load(teacher + place, mask=place < k, other=float("-inf")).to(tl.float32) * scale
             top = tl.max(kept, axis=0)
             if k < classes:
                 top = tl.maximum(top, rest * scale)
