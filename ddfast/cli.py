@@ -135,6 +135,7 @@ def _add_evaluate(commands: Any) -> None:
     one.add_argument("--preset", choices=sorted(PROTOCOLS), default="rded", help="recipe (default: %(default)s)")
     one.add_argument("--teacher", default="auto", help="auto (the set's observer), none, or a network's name")
     one.add_argument("--teacher-weights", help="file with the teacher's weights")
+    one.add_argument("--labels", help="stored soft labels of the set, from ddfast relabel")
     one.add_argument("--out", type=Path, help="output folder (default: DIR_evaluation)")
     one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
     one.add_argument("--processes", type=int, help="students trained side by side (default: one a core)")
@@ -202,10 +203,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     out = arguments.out or arguments.sets[0].resolve().with_name(arguments.sets[0].resolve().name + "_evaluation")
     given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
-    passed = ("train", "students", "preset", "teacher", "teacher_weights", "device", "processes", "resume", "overwrite")
+    passed = "train students preset teacher teacher_weights labels device processes resume overwrite"
     result = evaluate(
         arguments.sets, arguments.data, out=out, worker=identify_worker(), quiet=arguments.quiet,
-        **{name: getattr(arguments, name) for name in passed}, **given,
+        **{name: getattr(arguments, name) for name in passed.split()}, **given,
     )  # fmt: skip
     print(json.dumps(result.report) if arguments.json else f"{result.text()}\n\n{out / 'report.html'}")
     return 0

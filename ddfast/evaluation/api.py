@@ -24,7 +24,7 @@ from ddfast.evaluation.students import build_student, parse_students
 from ddfast.evaluation.teacher import Teacher, find_teacher, keep_teacher
 from ddfast.evaluation.validation import CACHE_FILE, match_classes, write_cache
 from ddfast.runs import Worker, atomic_write_bytes, refuse_occupied
-from ddfast.store import DistilledSet
+from ddfast.store import DistilledSet, LabelStore, set_fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,6 +89,7 @@ def evaluate(
     preset: str = "rded",
     teacher: str | nn.Module | Observer | None = "auto",
     teacher_weights: str | None = None,
+    labels: LabelStore | str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     processes: int | None = None,
@@ -108,10 +109,12 @@ def evaluate(
         train: the real set, for the controls, storage and a repeated observer; None for sets of built-in sources.
         students: names such as ``conv3``, ``conv3_instance``, ``resnet18``, ``resnet18_modified``, or a torchvision
             name.
-        preset: the recipe, ``rded``, ``hard_label`` or ``smoke``.
+        preset: the recipe, ``rded``, ``hard_label``, ``dsa`` or ``smoke``.
         teacher: who makes soft labels: "auto" (the set's observer where it was trained on the source itself), "none",
             a network's name, a module or an `Observer`.
         teacher_weights: file of a named teacher's weights.
+        labels: stored soft labels of the set (from ``ddfast relabel``); they count as storage. The set's students are
+            trained with them, those of the controls with the teacher's.
         out: folder for ``report.json``, ``report.html`` and the run's state; None keeps nothing.
         device: cpu, cuda, cuda:N or auto.
         processes: how many students are trained side by side; None for one a core on CPU, one on a GPU. The results do
@@ -134,7 +137,7 @@ def evaluate(
     if unknown := sorted(set(settings) - known):
         raise TypeError(f"evaluate has no setting {unknown[0]!r}; settings: {', '.join(sorted(known))}")
     config = EvaluationConfig(**{"preset": preset, **{k: v for k, v in settings.items() if v is not None}})
-    options = _Options(train, teacher, teacher_weights, device, processes, worker, resume, overwrite, quiet)
+    options = _Options(train, teacher, teacher_weights, labels, device, processes, worker, resume, overwrite, quiet)
     if out is None:
         with tempfile.TemporaryDirectory(prefix="ddfast-") as folder:
             return _evaluate(distilled, val, students, config, Path(folder), options)
@@ -147,6 +150,7 @@ class _Options:
     train: Data | None
     teacher: Any
     teacher_weights: str | None
+    labels: LabelStore | str | Path | None
     device: str
     processes: int | None
     worker: Worker | None
@@ -209,6 +213,13 @@ def _subjects(
     fresh: bool,
 ) -> tuple[Subject, ...]:
     found = []
+    store = options.labels if options.labels is None or isinstance(options.labels, LabelStore) else None
+    if options.labels is not None:
+        if len(loaded) > 1:
+            raise ValueError(f"labels: got them with {len(loaded)} sets, expected one set")
+        store = store or LabelStore.open(Path(str(options.labels)))
+        _, one = loaded[0]
+        store.check({"set": set_fingerprint(one.images, one.labels)})
     for key, (name, distilled) in zip(subject_keys(len(loaded)), loaded, strict=True):
         targets: tuple[int, ...] = ()
         if train is not None:
@@ -223,5 +234,24 @@ def _subjects(
             )  # fmt: skip
             if why:
                 notes.append(f"{name}: {why}." if teacher else f"{name}: no soft labels, since {why}.")
-        found.append(Subject(key, name, distilled, measure(distilled, train, targets), teacher, targets))
+        notes += _storage_notes(name, teacher, store)
+        size = store.layout.total_bytes if store is not None else 0
+        found.append(
+            Subject(key, name, distilled, measure(distilled, train, targets, label_bytes=size), teacher, targets, store)
+        )
     return tuple(found)
+
+
+def _storage_notes(name: str, teacher: Teacher | None, store: LabelStore | None) -> list[str]:
+    """What the bytes leave out, or hold besides images."""
+    if store is not None:
+        return [
+            f"{name}: soft labels were read from a store of {store.layout.total_bytes:,} bytes, counted as storage."
+        ]
+    if teacher is None:
+        return []
+    size = sum(v.numel() * v.element_size() for v in teacher.module.state_dict().values())
+    return [
+        f"{name}: soft labels are made by the teacher while students train; its {size / 1000:,.0f} kB of weights are "
+        "not counted as storage."
+    ]

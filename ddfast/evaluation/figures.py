@@ -80,7 +80,8 @@ def training_curves(report: Report, subject: str, student: str) -> str:
 
 def storage_accuracy(report: Report, subject: str, student: str) -> str:
     """Accuracy after the last epoch by bytes, labels included."""
-    series, named = [], []
+    series: list[Series] = []
+    named: list[Series] = []
     for kind, (text, tone) in KINDS.items():
         for labels in ("soft", "hard"):
             row = find_row(report["results"], subject, kind, labels, student)

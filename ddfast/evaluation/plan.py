@@ -10,9 +10,10 @@ from ddfast._types import IMAGENET, Normalization
 from ddfast.data import Source
 from ddfast.evaluation.protocols import Case, EvaluationConfig, protocol, student_config
 from ddfast.evaluation.storage import Storage, fingerprint
+from ddfast.evaluation.stored import fitted
 from ddfast.evaluation.teacher import Teacher
 from ddfast.evaluation.validation import Validation
-from ddfast.store import DistilledSet
+from ddfast.store import DistilledSet, LabelStore
 from ddfast.train import StudentConfig
 
 DISTILLED, RANDOM_IMAGES, RANDOM_BYTES, FULL = "distilled", "random-images", "random-bytes", "full"
@@ -20,7 +21,11 @@ DISTILLED, RANDOM_IMAGES, RANDOM_BYTES, FULL = "distilled", "random-images", "ra
 
 @dataclass(frozen=True)
 class Subject:
-    """One distilled set with what belongs to it: ``key`` is short and unique, ``name`` is for people."""
+    """One distilled set with what belongs to it.
+
+    ``key`` is short and unique, ``name`` is for people; ``labels`` are stored soft labels, which its students are
+    trained with instead of the teacher's.
+    """
 
     key: str
     name: str
@@ -28,6 +33,7 @@ class Subject:
     storage: Storage
     teacher: Teacher | None
     train_targets: tuple[int, ...]
+    labels: LabelStore | None = None
 
     @property
     def normalization(self) -> Normalization:
@@ -89,8 +95,10 @@ class Plan:
 
     def recipe(self, spec: Spec) -> StudentConfig:
         """How a task's student is trained: the distilled set's recipe, for the controls too."""
-        case = self.subject(spec.subject).case(spec.student)
-        return student_config(self.config, case, augmented=spec.augmented, seed=self.config.seed + spec.seed)
+        subject = self.subject(spec.subject)
+        case = subject.case(spec.student)
+        config = student_config(self.config, case, augmented=spec.augmented, seed=self.config.seed + spec.seed)
+        return fitted(config, subject.labels) if subject.labels is not None and spec.augmented else config
 
     def specs(self) -> list[Spec]:
         """All tasks; those of one row are neighbours."""
@@ -103,13 +111,18 @@ class Plan:
         return [Spec(*row, seed) for row in rows for seed in range(self.config.seeds)]
 
     def _variants(self, subject: Subject) -> list[tuple[str, str, bool]]:
-        soft = subject.teacher is not None and self.config.soft
-        own = "soft" if soft else "hard"
+        live = subject.teacher is not None and self.config.soft
+        stored = subject.labels is not None and self.config.soft
+        own = "soft" if live or stored else "hard"
         controls = self.config.controls and self.train is not None
-        kinds = ("hard", "soft") if soft else ("hard",)
         sets = (DISTILLED, RANDOM_IMAGES, RANDOM_BYTES) if controls else (DISTILLED,)
-        found = [(images, labels, True) for images in sets for labels in kinds]
-        if controls and asked(self.config.ars, self.config):
+        found = [
+            (images, labels, True)
+            for images in sets
+            for labels in ("hard", "soft")
+            if labels == "hard" or live or (stored and images == DISTILLED)
+        ]
+        if controls and asked(self.config.ars, self.config) and (own == "hard" or live):
             found += [(images, own, False) for images in (DISTILLED, RANDOM_IMAGES)]
         if self.train is not None and asked(self.config.full_data, self.config) and self.config.full_accuracy is None:
             found.insert(0, (FULL, "hard", True))  # the longest first, so that no process is left alone with it
@@ -145,4 +158,5 @@ def _identity(subject: Subject) -> dict[str, Any]:
         "sha256": fingerprint(subject.distilled),
         "name": subject.name,
         "teacher": None if teacher is None else {"name": teacher.name, "weights": weights},
+        "labels": None if subject.labels is None else dict(subject.labels.fingerprint),
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from ddfast.train import StudentConfig, TrainConfig
 from ddfast.train.demo_recipe import OBSERVER, STUDENT, WIDTH
+from ddfast.train.dsa import STRATEGY
 
 _SMOKE_VIEWS = 12_000
 _SMOKE_VALIDATION = 1_000
@@ -25,7 +26,7 @@ class EvaluationConfig:
 
     seeds: int = setting(3, "students of each kind; mean and standard deviation are over them")
     seed: int = setting(0, "seed of initial weights, order, augmentation and random subsets")
-    preset: str = setting("rded", "training recipe: rded, hard_label or smoke", cli=False)
+    preset: str = setting("rded", "training recipe: rded, hard_label, dsa or smoke", cli=False)
     controls: bool = setting(True, "also train on random real pictures, at equal images and at equal bytes")
     soft: bool = setting(True, "also train with the teacher's soft labels, where there is a teacher")
     ars: bool | None = setting(None, "also train without augmentation, for the augmentation-robust score")
@@ -98,10 +99,16 @@ def student_config(config: EvaluationConfig, case: Case, *, augmented: bool = Tr
         seed: of the training.
     """
     recipe = protocol(config.preset).recipe(case)
-    given = {k: getattr(config, k) for k in ("epochs", "batch_size", "lr") if getattr(config, k) is not None}
+    given: dict[str, Any] = {
+        k: getattr(config, k) for k in ("epochs", "batch_size", "lr") if getattr(config, k) is not None
+    }
+    if config.epochs is not None and recipe.milestones:
+        given["milestones"] = tuple(max(1, epoch * config.epochs // recipe.epochs) for epoch in recipe.milestones)
     recipe = replace(recipe, **given, seed=seed)
     recipe = replace(recipe, batch_size=min(recipe.batch_size, case.images))
-    return recipe if augmented else replace(recipe, shift=0, flip=False, factor=1, cutmix_alpha=0.0)
+    if augmented:
+        return recipe
+    return replace(recipe, shift=0, flip=False, factor=1, crop=None, cutmix_alpha=0.0, dsa="")
 
 
 def full_config(config: EvaluationConfig, images: int, seed: int) -> TrainConfig:
@@ -138,6 +145,14 @@ def _hard_label(case: Case) -> StudentConfig:
     )  # fmt: skip
 
 
+def _dsa(case: Case) -> StudentConfig:
+    return StudentConfig(
+        epochs=1000, batch_size=256, optimizer="sgd", lr=0.01, momentum=0.9, nesterov=False, weight_decay=5e-4,
+        decay_all=True, schedule="milestones", milestones=(501,), reset_momentum=True, flip=False, cutmix_alpha=0.0,
+        bn_twice=False, dsa=STRATEGY,
+    )  # fmt: skip
+
+
 def _smoke(case: Case) -> StudentConfig:
     epochs = max(2, min(STUDENT.epochs, _SMOKE_VIEWS // max(case.images, 1)))
     return replace(STUDENT, epochs=epochs, batch_size=min(STUDENT.batch_size, max(10, case.images // 2)))
@@ -156,6 +171,11 @@ PROTOCOLS = {
         "rded",
         "RDED's (arXiv 2312.03526): AdamW, 300 epochs of half a cosine, patch shuffle, crops, CutMix, T = 20",
         _rded,
+    ),
+    "dsa": Protocol(
+        "dsa",
+        "that of DC, DSA and MTT: SGD, 1000 epochs, rate / 10 halfway, differentiable Siamese augmentation",
+        _dsa,
     ),
     "hard_label": Protocol(
         "hard_label", "SGD with momentum, 300 epochs of a cosine, flips and shifts, no mixing", _hard_label

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +17,8 @@ from ddfast.evaluation.validation import CACHE_FILE
 from ddfast.runs import Ledger, Progress, Worker, open_ledger
 from ddfast.train import TrainProgress
 
-OUTPUTS = ("report.json", "report.html", "teacher*.safetensors", f"{CACHE_FILE}*")
+CHECKPOINTS = "checkpoints"
+OUTPUTS = ("report.json", "report.html", "teacher*.safetensors", f"{CACHE_FILE}*", CHECKPOINTS)
 
 
 def run_plan(
@@ -64,6 +66,7 @@ def run_plan(
             stop(helpers)
         records: dict[str, Mapping[str, Any]] = {task: done.record for task, done in ledger.records().items()}
         ledger.finish()
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     return records
 
 
@@ -81,7 +84,7 @@ def work(plan: Plan, ledger: Ledger, *, quiet: bool = True) -> None:
                     if state.step == state.steps:
                         progress.update(0, f"{name}: epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}")
 
-                task.complete(run_task(plan, spec, show))
+                task.complete(run_task(plan, spec, show, ledger.root / CHECKPOINTS / f"{spec.id}.pt"))
             progress.update(ledger.status().done - progress.done, task.id)
         progress.update(len(specs) - progress.done)
 

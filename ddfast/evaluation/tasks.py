@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,42 +19,27 @@ from ddfast.evaluation.storage import image_format_of
 from ddfast.evaluation.students import build_student
 from ddfast.evaluation.validation import confusion
 from ddfast.nets.settings import torch_threads
-from ddfast.train import NonFiniteLossError, TrainProgress, TrainReport, fit, train_student
+from ddfast.train import LoopOptions, NonFiniteLossError, StudentConfig, TrainConfig, TrainReport, fit, train_student
+from ddfast.train.loop import OnProgress
 
 _FULL_IMAGES = 10_000
 
-Watch = Callable[[TrainProgress], None]
-
 
 @dataclass
-class Curve:
-    """Tests a student at chosen epochs of its training."""
+class Tests:
+    """Tests a student when the training asks for it; keeps the last confusion table."""
 
     plan: Plan
-    student: nn.Module
     subject: Subject
-    watch: Watch | None = None
-    epochs: list[int] = field(default_factory=list)
-    counts: list[Tensor] = field(default_factory=list)
+    last: Tensor | None = None
 
-    def __call__(self, state: TrainProgress) -> None:
-        """Called after every step."""
-        if self.watch is not None:
-            self.watch(state)
-        if state.step != state.steps or state.epoch not in test_epochs(state.epochs, self.plan.config.curve_points):
-            return
-        training = self.student.training
+    def __call__(self, student: nn.Module) -> float:
+        """Accuracy in [0, 1]."""
         classes = len(self.subject.distilled.class_names)
-        found = confusion(
-            self.student, self.plan.validation, self.subject.normalization, classes, self.plan.decode_workers
-        )
-        self.student.train(training)
-        self.epochs.append(state.epoch)
-        self.counts.append(found)
-
-    def top1(self) -> list[float]:
-        """Accuracy in [0, 1] at each tested epoch."""
-        return [float(found.diagonal().sum() / found.sum().clamp(min=1)) for found in self.counts]
+        workers = self.plan.decode_workers
+        found = confusion(student, self.plan.validation, self.subject.normalization, classes, workers)
+        self.last = found
+        return float(found.diagonal().sum() / found.sum().clamp(min=1))
 
 
 def test_epochs(epochs: int, points: int) -> set[int]:
@@ -64,13 +48,14 @@ def test_epochs(epochs: int, points: int) -> set[int]:
     return {round(epochs * (place + 1) / points) for place in range(points)}
 
 
-def run_task(plan: Plan, spec: Spec, watch: Watch | None = None) -> dict[str, Any]:
+def run_task(plan: Plan, spec: Spec, watch: OnProgress | None = None, checkpoint: Path | None = None) -> dict[str, Any]:
     """Trains and tests the student of one task.
 
     Args:
         plan: the evaluation.
         spec: the task.
         watch: called after every step.
+        checkpoint: file that a killed training goes on from; removed at the end.
 
     Returns:
         A JSON record: ``epochs`` and ``top1`` of the tests (the last is that of the last epoch), ``correct`` and
@@ -83,30 +68,38 @@ def run_task(plan: Plan, spec: Spec, watch: Watch | None = None) -> dict[str, An
     with torch_threads(plan.threads if plan.device == "cpu" else None):
         pictures = training_pictures(plan, subject, spec)
         size, classes = int(subject.distilled.images.shape[1]), len(subject.distilled.class_names)
-        student = build_student(
-            spec.student, classes, size, seed=1000 * plan.config.seed + spec.seed, width=plan.width
-        ).to(plan.device)
-        curve = Curve(plan, student, subject, watch)
-        began = time.perf_counter()
+        seed = 1000 * plan.config.seed + spec.seed
+        student = build_student(spec.student, classes, size, seed=seed, width=plan.width).to(plan.device)
+        tests = Tests(plan, subject)
+        recipe = _recipe(plan, spec, subject, pictures)
+        options = LoopOptions(
+            checkpoint=checkpoint, identity={"task": spec.id}, validate=tests,
+            test_epochs=test_epochs(recipe.epochs, plan.config.curve_points),
+        )  # fmt: skip
         try:
-            report, views = _train(plan, spec, subject, student, pictures, curve)
+            report = _train(plan, spec, subject, student, pictures, recipe, watch, options)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(
                 f"{spec.id}: {error}. Finished students are kept: go on with --resume, or start anew with another --lr"
             ) from error
-    teacher = subject.teacher.module if subject.teacher is not None and spec.labels == "soft" else None
-    last = curve.counts[-1]
+        if tests.last is None:  # killed between the last epoch and the record
+            tests(student)
+    last: Any = tests.last
+    live = subject.teacher is not None and spec.labels == "soft" and not _stored(subject, spec)
+    teacher = subject.teacher.module if subject.teacher is not None and live else None
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     return {
-        "epochs": curve.epochs,
-        "top1": curve.top1(),
+        "epochs": [test.epoch for test in report.tested],
+        "top1": [test.top1 for test in report.tested],
         "correct": last.diagonal().tolist(),
         "tested": last.sum(1).tolist(),
         "losses": [round(loss, 6) for loss in report.losses],
         "images": len(pictures.images),
         "bytes": pictures.bytes,
         "steps": report.steps,
-        "seconds": round(time.perf_counter() - began, 2),
-        "flops": guarded(lambda: training_flops(student, size, views, teacher)),
+        "seconds": round(report.seconds, 2),
+        "flops": guarded(lambda: training_flops(student, size, recipe.epochs * len(pictures.images), teacher)),
     }
 
 
@@ -156,21 +149,39 @@ def _whole(plan: Plan, size: int, per_class: int) -> tuple[Tensor, Tensor]:
     return _whole_of(id(plan.train), size, per_class)
 
 
-def _train(
-    plan: Plan, spec: Spec, subject: Subject, student: nn.Module, pictures: Subset, curve: Curve
-) -> tuple[TrainReport, int]:
-    normalization = subject.normalization
+def _recipe(plan: Plan, spec: Spec, subject: Subject, pictures: Subset) -> TrainConfig:
     if spec.images == FULL:
-        recipe = full_config(plan.config, len(pictures.images), plan.config.seed + spec.seed)
-        report = fit(student, pictures.images, pictures.labels, recipe, normalization=normalization, on_progress=curve)
-        return report, recipe.epochs * len(pictures.images)
+        return full_config(plan.config, len(pictures.images), plan.config.seed + spec.seed)
     config = plan.recipe(spec)
+    if _stored(subject, spec) and subject.labels is not None and not subject.labels.per_image:
+        # stored labels belong to one order and one set of views; the students differ in their initial weights
+        config = replace(config, seed=int(subject.labels.fingerprint["seed"]))
+    return config
+
+
+def _stored(subject: Subject, spec: Spec) -> bool:
+    return subject.labels is not None and spec.images == DISTILLED and spec.labels == "soft" and spec.augmented
+
+
+def _train(
+    plan: Plan,
+    spec: Spec,
+    subject: Subject,
+    student: nn.Module,
+    pictures: Subset,
+    recipe: TrainConfig,
+    watch: OnProgress | None,
+    options: LoopOptions,
+) -> TrainReport:
+    common: dict[str, Any] = {"normalization": subject.normalization, "on_progress": watch, "options": options}
+    if not isinstance(recipe, StudentConfig):
+        return fit(student, pictures.images, pictures.labels, recipe, **common)
+    if _stored(subject, spec):
+        return train_student(
+            pictures.images, pictures.labels, student, None, recipe, soft_labels=subject.labels, **common
+        )
     teacher = subject.teacher if spec.labels == "soft" else None
-    if spec.labels == "hard" and config.temperature != 1:
-        config = replace(config, temperature=1.0)
-    report = train_student(
-        pictures.images, pictures.labels, student, None if teacher is None else teacher.on(plan.device), config,
-        normalization=normalization, teacher_normalization=None if teacher is None else teacher.normalization,
-        on_progress=curve,
+    return train_student(
+        pictures.images, pictures.labels, student, None if teacher is None else teacher.on(plan.device), recipe,
+        teacher_normalization=None if teacher is None else teacher.normalization, **common,
     )  # fmt: skip
-    return report, config.epochs * len(pictures.images)

@@ -140,5 +140,5 @@ def _random_boxes(count: int, height: int, width: int, scale: tuple[float, float
     return torch.stack([top, left, h, w], 1).int()
 
 
-def _as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _as_it_is(batch: Any) -> Any:
     return batch

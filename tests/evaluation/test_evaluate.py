@@ -267,3 +267,50 @@ def test_public_name(tmp_path: Path) -> None:
     result = ddfast.evaluate(folder, source(4, 2), **{**SETTINGS, "seeds": 1})
     assert result.report["sets"][0]["name"] == "set"
     assert "distilled, hard labels, conv3" in result.text()
+
+
+def stored_labels(path: Path, distilled: Any, **changes: Any) -> Any:
+    from ddfast.nets import load_observer
+    from ddfast.train.relabel import relabel
+    from ddfast.train.views import ViewConfig
+
+    view = ViewConfig((16, 16), factor=1, scale=(0.5, 1.0), flip=True, mix="cutmix")
+    settings = {"view": view, "epochs": 3, "batch_size": 5, "k": 2, "seed": 4, "progress": "quiet", **changes}
+    return relabel(distilled, [load_observer(Mean(), input_size=16)], path, **settings)
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_stored_labels_are_used_and_counted(tmp_path: Path, per_image: bool) -> None:
+    distilled = small_set()
+    changes = {"view": None, "epochs": 1} if per_image else {}
+    store = stored_labels(tmp_path / "labels", distilled, **changes)
+    result = run(labels=tmp_path / "labels", full_data=False, teacher=Mean())
+    soft = next(row for row in result.report["results"] if row["images"] == "distilled" and row["labels"] == "soft")
+    assert soft["cost"]["flops"]["teacher"] == 0
+    assert len(set(soft["top1"]["values"])) > 0
+    if not per_image:
+        assert (soft["recipe"]["batch_size"], soft["recipe"]["crop"], soft["recipe"]["shift"]) == (5, [0.5, 1.0], 0)
+        control = next(row for row in result.report["results"] if row["images"] == "random-images")
+        assert control["recipe"]["crop"] == [0.5, 1.0]  # the same recipe
+    storage = result.report["sets"][0]["storage"]["bytes"]
+    assert storage["labels"] == store.layout.total_bytes
+    assert any("counted as storage" in note for note in result.report["notes"])
+    alone = run(labels=store, full_data=False)
+    assert {(row["images"], row["labels"]) for row in alone.report["results"]} == {
+        ("distilled", "hard"), ("distilled", "soft"), ("random-images", "hard"), ("random-bytes", "hard"),
+    }  # fmt: skip
+
+
+def test_labels_of_another_set_are_refused(tmp_path: Path) -> None:
+    stored_labels(tmp_path / "labels", small_set(3))
+    with pytest.raises(ValueError, match="another set of images"):
+        run(labels=tmp_path / "labels")
+    with pytest.raises(FileNotFoundError, match="ddfast relabel"):
+        run(labels=tmp_path)
+
+
+def test_the_dsa_recipe_runs() -> None:
+    result = run(preset="dsa", controls=False, soft=False, full_data=False, seeds=1, epochs=4)
+    recipe = result.report["results"][0]["recipe"]
+    assert recipe["milestones"] == [2]
+    assert recipe["dsa"]

@@ -1,0 +1,202 @@
+"""Exports read back by the programs they are for, and the ready loader."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ddfast._types import IMAGENET, Normalization
+from ddfast.store import DistilledSet, load
+from ddfast.store.export import CIFAR, DATASETS, export
+from ddfast.store.loader import recipe_of
+
+NORM = Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+
+def make_set(counts: tuple[int, ...] = (2, 2, 2), side: int = 32, **manifest: object) -> DistilledSet:
+    """Random pixels; labels in mixed order, names whose sorted order is another."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.cat([torch.full((n,), c) for c, n in enumerate(counts)])
+    labels = labels[torch.randperm(len(labels), generator=generator)]
+    images = torch.randint(0, 256, (len(labels), side, side, 3), dtype=torch.uint8, generator=generator)
+    described = {"normalization": {"mean": list(NORM.mean), "std": list(NORM.std)}, **manifest}
+    return DistilledSet(images, labels, tuple(f"zebra {9 - c}" for c in range(len(counts))), described)
+
+
+def test_imagefolder_is_read_back_by_torchvision(tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    one = make_set((3, 1, 12), 24)
+    assert one.export("imagefolder", tmp_path / "out") == tmp_path / "out"
+    read = ImageFolder(str(tmp_path / "out" / "train"))
+    assert read.classes == ["00000", "00001", "00002"]
+    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == list(one.class_names)
+    order = torch.argsort(one.labels, stable=True)
+    assert read.targets == one.labels[order].tolist()
+    for index, (image, _) in zip(order.tolist(), read, strict=True):
+        assert np.array_equal(np.array(image), one.images[index].numpy())
+    export(one, "imagefolder", tmp_path / "lossy", jpeg=True)
+    assert len(list((tmp_path / "lossy").rglob("*.jpg"))) == 16
+
+
+def test_ddranking_tensors_are_normalised_class_major_and_safe_to_load(tmp_path: Path) -> None:
+    one = make_set()
+    one.extras["soft_logits"] = torch.randn(6, 3)
+    export(one, "ddranking", tmp_path / "out", dataset="CIFAR10")
+    images, labels, rate, soft = (
+        torch.load(tmp_path / "out" / f"{name}.pt", weights_only=True)
+        for name in ("images", "labels", "lr", "soft_labels")
+    )
+    assert labels.tolist() == torch.arange(3).repeat_interleave(2).tolist()
+    assert labels.dtype == torch.int64
+    assert rate.shape == ()
+    assert images.dtype == soft.dtype == torch.float32
+    assert images.shape == (6, 3, 32, 32)
+    assert images.is_contiguous()
+    order = torch.argsort(one.labels, stable=True)
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (CIFAR.mean, CIFAR.std))
+    expected = (one.images[order].double() / 255 - mean) / std
+    torch.testing.assert_close(images.double(), expected.permute(0, 3, 1, 2), rtol=1e-6, atol=1e-6)
+    assert torch.equal(soft, one.extras["soft_logits"][order])
+
+
+def test_ddranking_settings_are_complete_yaml(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML to read the settings back")
+    for name in DATASETS:
+        export(make_set(), "ddranking", tmp_path / name, dataset=name)
+        settings = yaml.safe_load((tmp_path / name / "ddranking.yaml").read_text())
+        assert {"custom_train_trans", "custom_val_trans"} <= set(settings)  # it fails without them, null or not
+        assert (settings["dataset"], settings["ipc"], settings["im_size"]) == (name, 2, [32, 32])
+        assert settings["random_data_format"] == "image"
+
+
+def test_ddranking_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1 to 3 images per class"):
+        export(make_set((3, 1)), "ddranking", tmp_path / "out", dataset="CIFAR10")
+    with pytest.raises(ValueError, match="dataset: got None"):
+        export(make_set(), "ddranking", tmp_path / "out")
+    assert not any(tmp_path.iterdir())  # nothing half-written
+    export(make_set(source={"name": "cifar10", "fingerprint": ""}), "ddranking", tmp_path / "out")
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is None, reason="needs pyarrow (extra huggingface)")
+def test_parquet_is_read_back(tmp_path: Path) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+    from pyarrow import parquet
+
+    one = make_set((2, 3), 24)
+    one.extras["soft_logits"] = torch.randn(5, 2).half()
+    export(one, "huggingface", tmp_path / "out")
+    table = parquet.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet")
+    assert table.column("label").to_pylist() == one.labels.tolist()
+    for row, image in zip(table.column("image").to_pylist(), one.images, strict=True):
+        assert np.array_equal(np.array(Image.open(BytesIO(row["bytes"]))), image.numpy())
+    logits = torch.tensor(np.stack(table.column("soft_logits").to_pylist()))
+    assert torch.equal(logits.half(), one.extras["soft_logits"])
+    card = (tmp_path / "out" / "README.md").read_text()
+    for tag in ("dataset-distillation", "dataset-compression", "ipc-3", "n<1K"):
+        assert f"- {tag}\n" in card
+
+
+@pytest.mark.skipif(find_spec("datasets") is None, reason="needs datasets (extra huggingface)")
+def test_datasets_loads_images_and_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from datasets import load_dataset
+
+    one = make_set((2, 3), 24)
+    one.extras["soft_logits"] = torch.randn(5, 2)
+    export(one, "huggingface", tmp_path / "out")
+    read = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert read.features["label"].names == list(one.class_names)
+    assert read["label"][:] == one.labels.tolist()
+    assert np.array_equal(np.array(read[3]["image"]), one.images[3].numpy())
+    torch.testing.assert_close(torch.tensor(read[1]["soft_logits"]), one.extras["soft_logits"][1].half().float())
+
+
+def test_export_from_a_folder_and_wrong_targets(tmp_path: Path) -> None:
+    make_set().save(tmp_path / "set", lossless=True)
+    export(tmp_path / "set", "imagefolder", tmp_path / "out")
+    with pytest.raises(FileExistsError, match="choose another"):
+        export(tmp_path / "set", "imagefolder", tmp_path / "out")
+    with pytest.raises(ValueError, match="to: got 'zip', expected one of ddranking, huggingface, imagefolder"):
+        export(tmp_path / "set", "zip", tmp_path / "other")
+    with pytest.raises(TypeError, match="quality"):
+        export(tmp_path / "set", "imagefolder", tmp_path / "other", quality=3)
+
+
+def test_dataloader_normalises_as_the_manifest_says(tmp_path: Path) -> None:
+    make_set(side=20).save(tmp_path / "set", lossless=True)
+    one = load(tmp_path / "set")
+    loader = one.dataloader(4, augment=False, shuffle=False)
+    assert isinstance(loader, DataLoader)
+    parts = list(loader)
+    assert [len(labels) for _, labels in parts] == [4, 2]
+    images, labels = (torch.cat(values) for values in zip(*parts, strict=True))
+    assert torch.equal(labels, one.labels)
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (NORM.mean, NORM.std))
+    expected = ((one.images.double() / 255 - mean) / std).permute(0, 3, 1, 2)
+    torch.testing.assert_close(images.double(), expected, rtol=1e-5, atol=1e-5)
+    single, label = loader.dataset[3]
+    assert torch.equal(single, images[3])
+    assert int(label) == int(labels[3])
+
+
+def test_dataloader_augments_by_the_recipe() -> None:
+    plain = make_set(config={"factor": 2})
+    torch.manual_seed(0)
+    first, _ = next(iter(plain.dataloader(6, shuffle=False)))
+    second, _ = next(iter(plain.dataloader(6, shuffle=False)))
+    assert first.shape == (6, 3, 32, 32)
+    assert torch.isfinite(first).all()
+    assert not torch.equal(first, second)
+    torch.manual_seed(0)
+    assert torch.equal(next(iter(plain.dataloader(6, shuffle=False)))[0], first)
+    assert recipe_of(plain.manifest) == {"flip": True, "shift": 0, "scale": (0.5, 1.0)}
+    assert recipe_of({"source": {"name": "mnist5k"}}) == {"flip": False, "shift": 2, "scale": None}
+    assert recipe_of({"recipe": {"flip": False, "shift": 3}}) == {"flip": False, "shift": 3, "scale": None}
+
+
+def test_shift_and_flip_move_pixels_without_inventing_any() -> None:
+    one = make_set((1,), 8, recipe={"flip": True, "shift": 3})
+    seen = set()
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (NORM.mean, NORM.std))
+    for _ in range(60):
+        image = (next(iter(one.dataloader(1)))[0][0] * std + mean) * 255
+        moved = image.round().to(torch.uint8).permute(1, 2, 0)
+        found = [
+            (flip, down, right)
+            for flip in (False, True)
+            for down in range(-3, 4)
+            for right in range(-3, 4)
+            if torch.equal(moved, _shifted(one.images[0].flip(1) if flip else one.images[0], down, right))
+        ]
+        assert len(found) == 1
+        seen.add(found[0])
+    assert len(seen) > 25
+
+
+def _shifted(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    padded = torch.nn.functional.pad(image, (0, 0, 3, 3, 3, 3))
+    return padded[3 - down : 11 - down, 3 - right : 11 - right]
+
+
+def test_dataloader_works_with_workers_and_refuses_nonsense() -> None:
+    one = make_set()
+    labels = torch.cat([y for _, y in one.dataloader(2, num_workers=1, shuffle=True)])
+    assert sorted(labels.tolist()) == sorted(one.labels.tolist())
+    with pytest.raises(ValueError, match="batch_size: got 0"):
+        one.dataloader(0)
+    with pytest.raises(ValueError, match="empty set"):
+        DistilledSet(one.images[:0], one.labels[:0], ("a",)).dataloader(2)
+    bare = DistilledSet(one.images, one.labels, one.class_names)
+    image = bare.dataloader(1, augment=False, shuffle=False).dataset[0][0]
+    expected = (one.images[0, 0, 0, 0].double() / 255 - IMAGENET.mean[0]) / IMAGENET.std[0]
+    assert float(image[0, 0, 0]) == pytest.approx(float(expected), abs=1e-5)
