@@ -19,7 +19,7 @@ from benchmarks.records import RESULTS, load_all
 README = RESULTS.parents[1] / "README.md"
 BEGIN = "<!-- benchmarks: made by python -m benchmarks.report -->"
 END = "<!-- end of benchmarks -->"
-SUITES = ("multi_crop", "mosaic", "crop_score", "class_topk", "input", "forward", "rded")
+SUITES = ("multi_crop", "mosaic", "augment_batch", "crop_score", "class_topk", "input", "forward", "rded")
 LIBRARIES = ("torch", "torchvision", "openvino", "simplejpeg", "pillow", "cykooz-resizer", "nvidia-dali-cuda130")
 Content = dict[str, Any]
 

@@ -65,7 +65,7 @@ def _bench(plan: Plan, part: int, name: str, folder: str, seconds: float) -> Ste
 
 
 def _kernels(plan: Plan) -> list[Step]:
-    names = ("multi_crop", "mosaic", "crop_score", "class_topk")
+    names = ("multi_crop", "mosaic", "augment_batch", "crop_score", "class_topk")
     return [_bench(plan, 2, name.replace("_", "-"), f"benchmarks/ops/bench_{name}.py", 150) for name in names]
 
 

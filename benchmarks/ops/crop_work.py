@@ -46,7 +46,7 @@ def make_work(shape: str, count: int) -> Work:
     """``rded-112``: square crops of 8 to 100 % of 375 x 500 pictures; ``wide-224``: 50 to 100 %, ratio 3/4 to 4/3."""
     rng = np.random.default_rng(0)
     height, width = 375, 500
-    pictures = [_picture(rng, height, width) for _ in range(-(-count // 5))]
+    pictures = [make_picture(rng, height, width) for _ in range(-(-count // 5))]
     boxes: Boxes = []
     while len(boxes) < count:
         if shape == "rded-112":
@@ -65,7 +65,7 @@ def crops_of(work: Work, itemsize: int, unit: str = "crop") -> floor.Work:
     return replace(jobs.crops(work.boxes, work.index, sizes, work.side, itemsize), unit=unit)
 
 
-def _picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def make_picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Smooth like a photograph, so that resizing methods agree where they should, with some sensor noise."""
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 12, 16)))
     smooth = F.interpolate(coarse, size=(height, width), mode="bicubic")[0].permute(1, 2, 0).numpy()

@@ -6,6 +6,7 @@
 #include "class_topk/class_topk.h"
 #include "bindings/augment.h"
 #include "bindings/crops.h"
+#include "bindings/philox.h"
 #include "common/isa.h"
 #include "crop_score/crop_score.h"
 
@@ -68,6 +69,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("tune_malloc", &tune_malloc);
   bind_crops(m);
   bind_augment(m);
+  bind_philox(m);
   m.def("crop_score", &bind_crop_score);
   m.def("class_topk_f32", &run_class_topk<float>);
   m.def("class_topk_f64", &run_class_topk<double>);

@@ -16,11 +16,14 @@ Streams of one seed are independent, so each use of randomness takes a stream na
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import operator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ddfast import _native
 
 MAX_KEYS = 3
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
@@ -50,6 +53,15 @@ def philox4x32(counter: NDArray[np.uint32], key: NDArray[np.uint32] | tuple[int,
         raise ValueError(f"counter: got shape {counter.shape}, expected [..., 4]")
     if keys.ndim < 1 or keys.shape[-1] != 2:
         raise ValueError(f"key: got shape {keys.shape}, expected [..., 2]")
+    native = _native.cpu()
+    if native is not None and keys.ndim == 1 and (keys <= _LOW).all():
+        given, words = np.ascontiguousarray(counter), np.empty(counter.shape, dtype=np.uint32)
+        native.philox4x32(given.ctypes.data, given.size // 4, int(keys[0]), int(keys[1]), words.ctypes.data)
+        return words
+    return _philox_numpy(counter, keys)
+
+
+def _philox_numpy(counter: NDArray[np.uint32], keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
     c0, c1, c2, c3 = (counter[..., lane].astype(np.uint64) for lane in range(4))
     for turn in range(10):
         k0 = (keys[..., 0] + np.uint64(turn * _WEYL[0] & 0xFFFFFFFF)) & _LOW
@@ -79,7 +91,12 @@ def stream_key(seed: int, stream: str | int) -> tuple[int, int]:
         raise ValueError(f"seed: got {seed!r}, expected a non-negative integer")
     tag = "s" if isinstance(stream, str) else "i"
     name = stream if isinstance(stream, str) else _as_integer("stream", stream)
-    digest = hashlib.sha256(f"ddfast.seeds/1|{number}|{tag}|{name}".encode()).digest()
+    return _key(f"ddfast.seeds/1|{number}|{tag}|{name}")
+
+
+@functools.lru_cache(maxsize=256)
+def _key(text: str) -> tuple[int, int]:
+    digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 
 

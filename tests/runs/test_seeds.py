@@ -7,6 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
+from ddfast import _native
 from ddfast.runs import seeds
 
 # counter, key, output: known answers published with Random123 (Salmon et al., SC 2011) for philox4x32, 10 rounds
@@ -51,6 +52,17 @@ def test_vectorised_equals_scalar_also_for_strided_input_and_many_keys() -> None
     for i in range(7):
         for j in range(5):
             assert out[i, j].tolist() == scalar_philox(counter[i, j].tolist(), keys[i, j].tolist())
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 4), (3, 5, 4)])
+def test_native_words_are_numpys(shape: tuple[int, ...]) -> None:
+    if _native.cpu() is None:
+        pytest.skip(_native.why_missing("_cpu"))
+    counter = np.random.default_rng(1).integers(0, 2**32, size=(*shape[:-1], 8), dtype=np.uint32)[..., ::2]
+    key = np.array([0xFFFFFFFF, 12345], dtype=np.uint64)
+    words = seeds.philox4x32(counter, key)
+    assert words.dtype == np.uint32
+    assert np.array_equal(words, seeds._philox_numpy(counter, key))
 
 
 def test_layout_is_the_documented_one() -> None:
