@@ -17,7 +17,7 @@ WARM_UP = 3  # eager steps before the capture: cuDNN chooses algorithms, the opt
 
 
 class EagerStep:
-    """Loss, backward and optimiser step of prepared tensors; returns the loss, detached."""
+    """Loss (scalar, or one for each of several models), backward and optimiser step; returns the loss, detached."""
 
     def __init__(
         self, objective: Objective, optimizer: torch.optim.Optimizer, device: torch.device, *, bf16: bool
@@ -29,7 +29,7 @@ class EagerStep:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16, cache_enabled=False):
             loss = self._objective.loss(*tensors)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.sum().backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return loss.detach()
 

@@ -121,6 +121,7 @@ class _Loop:
         )
         if captured:
             self.step = CapturedStep(self.step, self.device)
+        self.shape = (objective.models,) if objective.models else ()
         self.steps = -(-count // config.batch_size)
         self.path = Path(options.checkpoint) if options.checkpoint else None
         self.who = checkpoint.identity(model, count, config, options.identity)
@@ -150,7 +151,7 @@ class _Loop:
         torch.manual_seed(_dropout_seed(self.config.seed, epoch))
         order = self.objective.order
         index = order(epoch) if order else epoch_order(self.config.seed, epoch, self.count)
-        losses = torch.full((self.steps,), float("nan"), device=self.device)
+        losses = torch.full((self.steps, *self.shape), float("nan"), device=self.device)
         if self.config.reset_momentum and epoch in self.config.milestones:
             reset_momentum(self.optimizer)
         watch = 1 if self.device.type == "cpu" else WATCH
@@ -163,13 +164,14 @@ class _Loop:
                     self.average.update()
                 if (number + 1) % watch == 0 or number + 1 == self.steps:
                     self._look(losses[: number + 1], epoch)
-        self.state.losses.append(float(losses.mean()))
+        self.state.losses.append(losses.mean(0).tolist())
 
     def _look(self, losses: Tensor, epoch: int) -> None:
         bad = (~torch.isfinite(losses)).nonzero()
         if len(bad):
-            step = int(bad[0])
-            self._stop(f"the loss became {float(losses[step])}", epoch, step)
+            step, *student = bad[0].tolist()
+            whose = f" of student {student[0] + 1}" if student else ""
+            self._stop(f"the loss{whose} became {float(losses[tuple(bad[0])])}", epoch, step)
         if self.on_progress is None:
             return
         number, config = len(losses) - 1, self.config
@@ -179,7 +181,7 @@ class _Loop:
         left = (config.epochs * self.count - done) / rate if rate > 0 else math.inf
         self.on_progress(
             TrainProgress(
-                epoch + 1, config.epochs, number + 1, self.steps, float(losses[-1]),
+                epoch + 1, config.epochs, number + 1, self.steps, float(losses[-1].mean()),
                 step_rate(config, epoch, number, self.steps), self.before + seconds, rate, left,
             )
         )  # fmt: skip

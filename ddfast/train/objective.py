@@ -23,13 +23,16 @@ class Objective:
 
     Attributes:
         prepare: draws and makes what the loss needs of a batch: tensors on the model's device, views first.
-        loss: of these tensors, a scalar; runs the model. It must not wait for the device.
+        loss: of these tensors, a scalar, or [models] where several are trained at once; runs the model. It must not
+            wait for the device.
         order: samples of an epoch, int64 [count]; None for `ddfast.train.views.epoch_order`.
+        models: how many losses there are; 0 for a scalar.
     """
 
     prepare: Callable[[Batch], tuple[Tensor, ...]]
     loss: Callable[..., Tensor]
     order: Callable[[int], Tensor] | None = None
+    models: int = 0
 
 
 Step = Callable[[Tensor, int, int], Tensor]

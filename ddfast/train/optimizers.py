@@ -4,33 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddfast.train.config import TrainConfig
 from ddfast.train.schedules import MILESTONES, learning_rate, milestone_rate
+from ddfast.train.stacked import Stacked
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, *, capturable: bool = False) -> torch.optim.Optimizer:
     """SGD or AdamW; weight decay only on weights of two or more dimensions, unless ``config.decay_all``.
 
-    ``capturable`` builds one whose step can be part of a CUDA graph: the learning rate is a tensor that `set_rate`
-    fills.
+    A `Stacked` model whose ``rates`` differ is moved by each model's multiple of the step at the common rate: SGD and
+    AdamW both move the weights by something proportional to the rate. ``capturable`` builds one whose step can be part
+    of a CUDA graph: the learning rate is a tensor that `set_rate` fills.
     """
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    decayed = [value for name, value in named if config.decay_all or ("weight" in name and value.ndim > 1)]
+    extra = 1 if isinstance(model, Stacked) else 0  # dimensions: a norm's weight [models, channels] is still a vector
+    decayed = [value for name, value in named if config.decay_all or ("weight" in name and value.ndim > 1 + extra)]
     known = {id(value) for value in decayed}
     plain = [value for _, value in named if id(value) not in known]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     rate: float | Tensor = torch.tensor(config.lr, device=named[0][1].device) if capturable else config.lr
     if config.optimizer == "adamw":
-        extra = {"capturable": True, "fused": True} if capturable else {}
-        return torch.optim.AdamW(groups, lr=rate, **extra)  # type: ignore[arg-type]
-    nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(
-        groups, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=True if capturable else None
-    )
+        fast = {"capturable": True, "fused": True} if capturable else {}
+        made: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=rate, **fast)  # type: ignore[arg-type]
+    else:
+        nesterov = config.nesterov and config.momentum > 0
+        fused = True if capturable else None
+        made = torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=nesterov, fused=fused)
+    if isinstance(model, Stacked) and set(model.rates) != {1.0}:
+        _scale_steps(made, model.rates)
+    return made
+
+
+def _scale_steps(optimizer: torch.optim.Optimizer, rates: list[float]) -> None:
+    """After each step w <- w + r_k (w_new - w) for the parameters [models, ...] of model k."""
+    values: list[Tensor] = [value for group in optimizer.param_groups for value in group["params"]]
+    ratio = torch.tensor(rates, device=values[0].device)
+    shaped = [ratio.to(value.dtype).view(-1, *[1] * (value.ndim - 1)) for value in values]
+    before: list[Tensor] = []
+
+    def keep(*_: Any) -> None:
+        before[:] = [value.detach().clone() for value in values]
+
+    @torch.no_grad()
+    def scale(*_: Any) -> None:
+        for value, old, factor in zip(values, before, shaped, strict=True):
+            value.copy_(old + factor * (value - old))
+
+    optimizer.register_step_pre_hook(keep)
+    optimizer.register_step_post_hook(scale)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -17,8 +17,8 @@ from ddfast.train import augment, loop
 from ddfast.train.dsa import apply_dsa, draw_dsa, parse_strategy
 from ddfast.train.loop import Batch, LoopOptions, Objective, OnProgress, TrainConfig, TrainReport
 from ddfast.train.replay import Replay
-from ddfast.train.supervised import check_set
-from ddfast.train.views import ViewConfig, Views, draw_views
+from ddfast.train.supervised import check_set, to_best_format
+from ddfast.train.views import ViewConfig, draw_views
 
 
 @dataclass(frozen=True)
@@ -97,29 +97,42 @@ def train_student(
     """
     config = config or StudentConfig()
     images, labels = check_set(student, images, labels)
-    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = student_objective(
-        images, labels, student, teacher, config,
-        soft_labels=soft_labels, normalization=normalization, teacher_normalization=teacher_normalization,
+    channels_last = to_best_format(student)
+    loss = student_loss(
+        images, labels, teacher, config, soft_labels=soft_labels, normalization=normalization,
+        teacher_normalization=teacher_normalization, channels_last=channels_last,
     )  # fmt: skip
     options = options or LoopOptions()
     if options.checkpoint:
         options = replace(options, identity={"set": set_fingerprint(images, labels), **options.identity})
     with batch_norm_twice(student, config.bn_twice):
-        return loop.run(student, len(images), config, objective, on_progress, options)
+        return loop.run(student, len(images), config, loss.of(student), on_progress, options)
 
 
-def student_objective(
+@dataclass(frozen=True)
+class StudentLoss:
+    """`Objective` in smaller parts: ``score(logits, x, *rest)`` is the loss of what ``prepare`` returned."""
+
+    prepare: Callable[[Batch], tuple[Tensor, ...]]
+    score: Callable[..., Tensor]
+    order: Callable[[int], Tensor] | None
+
+    def of(self, student: Callable[[Tensor], Tensor]) -> Objective:
+        """The objective of one student."""
+        return Objective(self.prepare, lambda x, *rest: self.score(student(x).float(), x, *rest), self.order)
+
+
+def student_loss(
     images: Tensor,
     labels: Tensor,
-    student: Callable[[Tensor], Tensor],
     teacher: Callable[[Tensor], Tensor] | None,
     config: StudentConfig,
     *,
     soft_labels: LabelStore | None = None,
     normalization: Normalization = IMAGENET,
     teacher_normalization: Normalization | None = None,
-) -> Objective:
+    channels_last: bool = True,
+) -> StudentLoss:
     """What `train_student` minimises, for images and labels that are on the device already; arguments as there."""
     if teacher is not None and soft_labels is not None:
         raise ValueError("soft_labels: given together with a teacher; expected one of them")
@@ -130,15 +143,12 @@ def student_objective(
     affine = _renormalise(normalization, teacher_normalization or normalization, device)
     order = _stored_order(soft_labels, images, labels, view, config) if soft_labels else None
 
-    def pixels(batch: Batch) -> tuple[Views, Tensor]:
+    def prepare(batch: Batch) -> tuple[Tensor, ...]:
         views = draw_views(view, size, config.seed, batch.epoch, batch.step, batch.index)
         x = augment.render(images, views, view, normalization)
+        x = x if channels_last else x.contiguous()
         if config.dsa:
             x = apply_dsa(x, draw_dsa(config.dsa, len(x), size, seed=config.seed, epoch=batch.epoch, step=batch.step))
-        return views, x
-
-    def prepare(batch: Batch) -> tuple[Tensor, ...]:
-        views, x = pixels(batch)
         if teacher is not None:
             return (x,)
         if soft_labels is not None:
@@ -148,21 +158,19 @@ def student_objective(
         pairs = torch.stack([batch.index, batch.index[views.partner]]).to(device, non_blocking=True)
         return x, labels[pairs], torch.full((), views.share, device=device)
 
-    def soft_loss(x: Tensor, *stored: Tensor) -> Tensor:
-        logits = student(x).float()
+    def soft_score(logits: Tensor, x: Tensor, *stored: Tensor) -> Tensor:
         if teacher is None:
             return ops.soft_label_loss(logits, stored, temperature=config.temperature)
         with torch.no_grad():
             target = teacher(x * affine[0] + affine[1]).float()
         return soft_label_loss(logits, target, config.temperature)
 
-    def hard_loss(x: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
-        logits = student(x).float()
+    def hard_score(logits: Tensor, x: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
         own, other = (F.cross_entropy(logits, target) for target in pairs)
         return share * own + (1 - share) * other
 
     hard = teacher is None and soft_labels is None
-    return Objective(prepare, hard_loss if hard else soft_loss, order)
+    return StudentLoss(prepare, hard_score if hard else soft_score, order)
 
 
 def soft_label_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

@@ -42,14 +42,15 @@ def fit(
     """
     config = config or TrainConfig()
     images, labels = check_set(model, images, labels)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last = to_best_format(model)
     images = images.contiguous()
     size = (images.shape[1], images.shape[2])
     view = ViewConfig(size, flip=config.flip, shift=config.shift)
 
     def prepare(batch: Batch) -> tuple[Tensor, ...]:
         views = draw_views(view, size, config.seed, batch.epoch, batch.step, batch.index)
-        return augment.render(images, views, view, normalization), labels[_there(batch.index, labels)]
+        x = augment.render(images, views, view, normalization)
+        return x if channels_last else x.contiguous(), labels[batch.index.to(labels.device, non_blocking=True)]
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return nn.functional.cross_entropy(model(x).float(), y)
@@ -96,5 +97,13 @@ def check_set(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor,
     return images.to(device), labels.to(device)
 
 
-def _there(index: Tensor, labels: Tensor) -> Tensor:
-    return index.to(labels.device, non_blocking=True)
+def to_best_format(model: nn.Module) -> bool:
+    """Put the weights into the faster memory format; True for channels-last.
+
+    On a CPU instance and group norm are slow in channels-last order (a ConvNet-3 step takes 1.2 times as long).
+    """
+    device = next(model.parameters()).device
+    slow = device.type == "cpu" and any(isinstance(layer, nn.GroupNorm) for layer in model.modules())
+    layout = torch.contiguous_format if slow else torch.channels_last
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    return not slow
