@@ -96,7 +96,7 @@ class Op:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         device = next(a.device.type for a in args if isinstance(a, torch.Tensor))
-        forced = _forced.get(self.name) or _forced.get("*") or _forced_by_env
+        forced = forced_backend(self.name)
         if forced and forced in self.backends:
             return self._run_forced(forced, device, args, kwargs)
         for name in self.available(device):
@@ -153,6 +153,11 @@ def use_backend(name: str, ops: Iterable[str] | None = None) -> Iterator[None]:
     finally:
         _forced.clear()
         _forced.update(before)
+
+
+def forced_backend(op: str) -> str | None:
+    """The backend that `use_backend` or ``DDFAST_BACKEND`` asks for ``op``, None where the choice is free."""
+    return _forced.get(op) or _forced.get("*") or _forced_by_env
 
 
 def available_backends(op: str, device: str = "cpu") -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +10,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddfast.ops.soft_label_loss import soft_label_loss
+from ddfast import ops
+from ddfast.ops import soft_label_loss
+
+
+@pytest.fixture(autouse=True, params=["default", "reference"])
+def backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The default on a CPU is torch's own functions; the reference is the op with its own gradients."""
+    if request.param == "default":
+        yield
+        return
+    with ops.use_backend("reference"):
+        yield
+
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 OPTIONS: dict[str, dict[str, Any]] = {

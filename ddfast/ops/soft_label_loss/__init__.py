@@ -74,11 +74,19 @@ def soft_label_loss(
     if labels is not None:
         check_tensor("labels", labels, torch.int64, (logits.shape[0],))
         check_device(logits, labels=labels)
-    weights = (0.0, False, float(mse_weight), float(ce_weight)) if labels is not None else (1.0, kind == "kl", 0.0, 0.0)
-    want_grad = logits.requires_grad and torch.is_grad_enabled()
-    rows: Tensor = torch.ops.ddfast.soft_label_loss(
-        logits, values, indices, tail, labels, float(temperature), *weights, want_grad
-    )[0]
+    if logits.device.type == "cpu" and _registry.forced_backend(OP.name) is None:
+        # on a CPU nothing here is faster than torch's own functions (benchmarks/ops/bench_soft_label_loss.py)
+        target = reference.dense(values, indices, tail, reference.widen(logits))
+        entropy = kind == "kl"
+        rows = reference.composed(logits, target, labels, temperature, entropy, mse_weight, ce_weight)
+    else:
+        weights = (0.0, False, float(mse_weight), float(ce_weight))
+        if labels is None:
+            weights = (1.0, kind == "kl", 0.0, 0.0)
+        want_grad = logits.requires_grad and torch.is_grad_enabled()
+        rows = torch.ops.ddfast.soft_label_loss(
+            logits, values, indices, tail, labels, float(temperature), *weights, want_grad
+        )[0]
     return rows if reduction == "none" else rows.sum() if reduction == "sum" else rows.mean()
 
 

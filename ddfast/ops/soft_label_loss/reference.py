@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def soft_label_loss(
@@ -76,6 +77,19 @@ def double_backward(
             s = torch.softmax(z / t, 1)
             product = product + weight / t**2 * s * (v - (s * v).sum(1, keepdim=True))
     return (v * widen(grad)).sum(1).to(upstream.dtype), (product * upstream[:, None]).to(logits.dtype)
+
+
+def composed(
+    logits: Tensor, target: Tensor, labels: Tensor | None, temperature: float, entropy: bool, mse: float, gt: float
+) -> Tensor:
+    """The loss of each row from torch's own functions and their autograd; hard ``labels`` choose MSE+GT."""
+    z, t = widen(logits), target
+    if labels is not None:
+        check_labels(labels, z.shape[1])
+        hard = F.cross_entropy(z, labels, reduction="none")
+        return mse * F.mse_loss(z, t, reduction="none").mean(1) + gt * hard
+    log_q, p = torch.log_softmax(z / temperature, 1), torch.softmax(t / temperature, 1)
+    return F.kl_div(log_q, p, reduction="none").sum(1) if entropy else -(p * log_q).sum(1)
 
 
 def dense(values: Tensor, indices: Tensor | None, tail: Tensor | None, like: Tensor) -> Tensor:
