@@ -133,18 +133,19 @@ def encode_labels(logits: Tensor, layout: LabelLayout) -> NDArray[np.void]:
         raise TypeError(f"logits: got {logits.dtype}, expected a float dtype")
     if logits.ndim != 2 or logits.shape[1] != layout.classes:
         raise ValueError(f"logits: got shape {tuple(logits.shape)}, expected [n, {layout.classes}]")
-    logits = logits.detach().cpu()
+    logits = logits.detach()
     _check_range(logits)
     rows = np.zeros(len(logits), dtype=layout.row_dtype)
     if layout.kind == "fp16":
-        rows["values"] = logits.half().numpy()
+        rows["values"] = logits.half().cpu().numpy()
         return rows
+    # on the teachers' device: a sort of 1,000 logits takes a CPU as long as a GPU the whole teacher
     ordered, classes = torch.sort(logits.float(), dim=1, descending=True, stable=True)
-    rows["values"] = ordered[:, : layout.k].half().numpy()
-    rows["indices"] = classes[:, : layout.k].numpy()
+    rows["values"] = ordered[:, : layout.k].half().cpu().numpy()
+    rows["indices"] = classes[:, : layout.k].cpu().numpy()
     scaled = ordered[:, layout.k :].double() / layout.tail_temperature
     spread = torch.logsumexp(scaled, 1) - math.log(layout.classes - layout.k)
-    rows["tail"] = (layout.tail_temperature * spread).half().numpy()
+    rows["tail"] = (layout.tail_temperature * spread).half().cpu().numpy()
     return rows
 
 

@@ -213,16 +213,6 @@ class LabelStore:
         except OSError as error:
             raise explain(error, part) from error
 
-    def encode(self, logits: Tensor) -> bytes:
-        """The contents of an epoch's file from the logits [samples, C] of all samples in order.
-
-        Raises:
-            ValueError, TypeError: as `write`.
-        """
-        if len(logits) != self.layout.samples:
-            raise ValueError(f"logits: got {len(logits)} rows, expected {self.layout.samples}, one per sample")
-        return encode_labels(logits, self.layout).tobytes()
-
     def file(self, epoch: int) -> Path:
         """Where the labels of ``epoch`` are.
 

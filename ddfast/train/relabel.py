@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,10 +15,11 @@ from ddfast._types import Normalization
 from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, ProgressEvent, Task, Worker, identify_worker, open_ledger, refuse_occupied
 from ddfast.store import DistilledSet, LabelLayout, LabelStore
+from ddfast.store.label_codec import encode_labels
 from ddfast.store.labels import LABELS_FILE, OUTPUTS
 from ddfast.train.replay import Replay, render
 from ddfast.train.teachers import FORWARD_BATCH, Teachers, load_teacher
-from ddfast.train.views import ViewConfig
+from ddfast.train.views import ViewConfig, Views
 
 PRESETS: dict[str, dict[str, Any]] = {
     "rded": {"epochs": 300, "batch_size": 100, "kind": "topk", "k": 10, "tail_temperature": 20.0},
@@ -203,19 +205,19 @@ class _Run:
                 self._epoch(task, int(task.id.rpartition("-")[2]))
 
     def _epoch(self, task: Task, epoch: int) -> None:
-        logits = torch.full((self.replay.count, self.store.layout.classes), float("nan"))
+        layout = self.store.layout
+        rows = np.zeros(layout.samples, dtype=layout.row_dtype)
         for step in range(self.replay.steps):
             views = self.replay.views(epoch, step)
-            logits[views.index] = self._logits(views).cpu()
+            try:
+                rows[views.index.numpy()] = encode_labels(self._logits(views), layout)
+            except ValueError as error:
+                raise ValueError(f"epoch {epoch}, batch {step}: {error}") from error
             self.progress.update(len(views.index))
-        try:
-            data = self.store.encode(logits)
-        except ValueError as error:
-            raise ValueError(f"epoch {epoch}: {error}") from error
-        task.write_bytes(self.store.file(epoch).name, data)
+        task.write_bytes(self.store.file(epoch).name, rows.tobytes())
         task.complete({"views": self.replay.count})
 
-    def _logits(self, views: Any) -> Tensor:
+    def _logits(self, views: Views) -> Tensor:
         def pictures(normalization: Normalization) -> Tensor:
             return render(self.images, views, self.replay.view, normalization)
 

@@ -124,7 +124,7 @@ def test_an_epoch_goes_on_where_it_was_left(tmp_path: Path) -> None:
 
 def test_killed_just_before_the_epoch_got_its_name(tmp_path: Path) -> None:
     labels, z = store(tmp_path), logits(7, 12)
-    labels.file(2).with_suffix(".part").write_bytes(labels.encode(z))
+    labels.file(2).with_suffix(".part").write_bytes(encode_labels(z, labels.layout).tobytes())
     assert labels.complete().tolist() == [False, False, True]
     assert torch.equal(labels.read(2, range(7)), z.half())  # type: ignore[arg-type]
 

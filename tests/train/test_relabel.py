@@ -165,7 +165,7 @@ def test_logits_that_cannot_be_stored_stop_the_run(tmp_path: Path) -> None:
     broken = teacher()
     with torch.no_grad():
         broken.module.head.bias[1] = float("nan")  # type: ignore[union-attr,index]
-    with pytest.raises(ValueError, match="epoch 0: logits: row 0 holds nan"):
+    with pytest.raises(ValueError, match="epoch 0, batch 0: logits: row 0 holds nan"):
         run(tmp_path, [broken])
     assert not LabelStore.open(tmp_path).complete().any()
 
