@@ -143,6 +143,8 @@ def _check(students: Sequence[nn.Module], configs: Sequence[StudentConfig], engi
         raise ValueError(f"configs: got {len(configs)} for {len(students)} students, expected one each, at least one")
     if options.validate is not None:
         raise ValueError("options: validate is not supported for several students; test them afterwards")
+    if configs[0].parity:
+        raise ValueError("configs: parity trains one student at a time; use train_student")
     for place, config in enumerate(configs):
         if replace(config, **_FREE) != replace(configs[0], **_FREE):
             raise ValueError(f"configs: number {place} differs from the first in more than {' and '.join(_FREE)}")

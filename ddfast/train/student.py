@@ -27,7 +27,8 @@ class StudentConfig(TrainConfig):
 
     ``factor`` is the mosaic's: strips are shuffled and crops cover at least 1/factor of the area; with factor 1 both
     are the identity. ``crop`` is the range of area shares of the crops where it is another. ``dsa`` is a strategy of
-    `ddfast.train.dsa`, applied after everything else; "" for none. ``bn_twice`` reproduces the original's second
+    `ddfast.train.dsa`, applied after everything else; "" for none. ``parity`` runs RDED's own program with its own
+    draws (`ddfast.train.parity`), slowly. ``bn_twice`` reproduces the original's second
     batch-norm update a step (a throw-away forward of the same batch) through the momentum 1 - (1 - m)**2, without the
     forward.
     """
@@ -45,6 +46,7 @@ class StudentConfig(TrainConfig):
     bn_twice: bool = True
     crop: tuple[float, float] | None = None
     dsa: str = ""
+    parity: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,6 +99,12 @@ def train_student(
     """
     config = config or StudentConfig()
     images, labels = check_set(student, images, labels)
+    if config.parity:
+        from ddfast.train.parity import train_like_rded
+
+        if teacher is None or teacher_normalization not in (None, normalization):
+            raise ValueError("parity: RDED's program needs a teacher with the student's normalization")
+        return train_like_rded(images, student, teacher, config, normalization=normalization, on_progress=on_progress)
     channels_last = to_best_format(student)
     loss = student_loss(
         images, labels, teacher, config, soft_labels=soft_labels, normalization=normalization,
