@@ -15,15 +15,15 @@ from ddfast._types import Normalization
 from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, ProgressEvent, Task, Worker, identify_worker, open_ledger, refuse_occupied
 from ddfast.store import DistilledSet, LabelLayout, LabelStore
-from ddfast.store.label_codec import encode_labels
+from ddfast.store.label_codec import encode_labels, kept_information
 from ddfast.store.labels import LABELS_FILE, OUTPUTS
 from ddfast.train.replay import Replay, render
 from ddfast.train.teachers import FORWARD_BATCH, Teachers, load_teacher
 from ddfast.train.views import ViewConfig, Views
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "rded": {"epochs": 300, "batch_size": 100, "kind": "topk", "k": 10, "tail_temperature": 20.0},
-    "smoke": {"epochs": 3, "batch_size": 25, "kind": "topk", "k": 5, "tail_temperature": 20.0},
+    "rded": {"epochs": 300, "batch_size": 100, "k": 10, "tail_temperature": 20.0},
+    "smoke": {"epochs": 3, "batch_size": 25, "k": 5, "tail_temperature": 20.0},
 }
 
 
@@ -47,7 +47,7 @@ def relabel(
     seed: int = 0,
     epochs: int = 1,
     batch_size: int = 100,
-    kind: str = "topk",
+    kind: str = "fp16",
     k: int = 10,
     tail_temperature: float = 1.0,
     precision: str = "fp32",
@@ -73,7 +73,8 @@ def relabel(
         seed: of views and order.
         epochs: how many epochs students will train; 1 without a view.
         batch_size: of the training: CutMix and mixup partners come from the batch.
-        kind: "topk", or "fp16" for all logits.
+        kind: "fp16" for all logits, or "topk": far smaller, and at a high temperature far less of what the labels say.
+            How much is left is measured on a batch of each epoch, noted in the ledger's records, and told at the end.
         k: logits kept of each label.
         tail_temperature: the students' temperature, for which the k kept probabilities are exact.
         precision: "fp32" or "bf16" forward.
@@ -120,12 +121,18 @@ def relabel(
             len(images) * epochs, done=done, unit="views", title="relabel", mode=progress, callback=on_progress
         ) as shown:
             _Run(images, replay, group, store, shown).all(ledger)
+            if kind == "topk":
+                kept = [float(record.record["kept"]) for record in ledger.records().values()]
+                shown.write(
+                    f"top-{layout.k} labels keep {sum(kept) / len(kept):.0%} of what all {layout.classes} logits say "
+                    f"at temperature {tail_temperature:g} (kind fp16 keeps all)"
+                )
         ledger.finish()
     return store
 
 
 def preset(name: str, distilled: DistilledSet) -> dict[str, Any]:
-    """Settings of `relabel` by name: "rded" (RDED's views, 300 epochs, top-10 labels for T = 20) or "smoke".
+    """Settings of `relabel` by name: "rded" (RDED's views, 300 epochs, T = 20, top-10 if kind "topk") or "smoke".
 
     Raises:
         ValueError: an unknown name.
@@ -207,15 +214,19 @@ class _Run:
     def _epoch(self, task: Task, epoch: int) -> None:
         layout = self.store.layout
         rows = np.zeros(layout.samples, dtype=layout.row_dtype)
+        kept = 1.0
         for step in range(self.replay.steps):
             views = self.replay.views(epoch, step)
+            logits = self._logits(views)
             try:
-                rows[views.index.numpy()] = encode_labels(self._logits(views), layout)
+                rows[views.index.numpy()] = encode_labels(logits, layout)
+                if step == 0:
+                    kept = kept_information(logits, layout)
             except ValueError as error:
                 raise ValueError(f"epoch {epoch}, batch {step}: {error}") from error
             self.progress.update(len(views.index))
         task.write_bytes(self.store.file(epoch).name, rows.tobytes())
-        task.complete({"views": self.replay.count})
+        task.complete({"views": self.replay.count, "kept": round(kept, 4)})
 
     def _logits(self, views: Views) -> Tensor:
         def pictures(normalization: Normalization) -> Tensor:

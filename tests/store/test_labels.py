@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddfast.store.label_codec import LabelLayout, TopKLabels, dense_labels, encode_labels, label_bytes
+from ddfast.store.label_codec import LabelLayout, TopKLabels, dense_labels, encode_labels, kept_information, label_bytes
 from ddfast.store.labels import LabelMismatchError, LabelStore, set_fingerprint
 
 FINGERPRINT = {"set": "a" * 64, "seed": 3, "view": {"size": [8, 8]}, "batch_size": 4, "teachers": ["t"]}
@@ -65,6 +65,17 @@ def test_equal_logits_go_by_class() -> None:
     layout = LabelLayout(2, 6, kind="topk", k=3)
     rows = encode_labels(torch.tensor([[1.0, 5, 5, 0, 5, 5], [2.0] * 6]), layout)
     assert rows["indices"].tolist() == [[1, 2, 4], [0, 1, 2]]
+
+
+def test_kept_information() -> None:
+    z = logits(20, 50)
+    kept = [kept_information(z, LabelLayout(20, 50, kind="topk", k=k, tail_temperature=20.0)) for k in (1, 5, 20, 49)]
+    assert 0 < kept[0] < kept[1] < kept[2] < kept[3]
+    assert kept[3] == pytest.approx(1.0, abs=1e-3)
+    assert kept_information(z, LabelLayout(20, 50)) == pytest.approx(1.0, abs=1e-4)
+    assert kept_information(torch.zeros(2, 5), LabelLayout(2, 5, kind="topk", k=1)) == 1.0
+    cold = LabelLayout(20, 50, kind="topk", k=5, tail_temperature=0.5)
+    assert kept_information(z, cold) > 0.95 > kept[1]
 
 
 @pytest.mark.parametrize(("classes", "width"), [(65_536, 2), (65_537, 4)])
