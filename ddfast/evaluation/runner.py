@@ -84,7 +84,8 @@ def work(plan: Plan, ledger: Ledger, *, quiet: bool = True) -> None:
                     if state.step == state.steps:
                         progress.update(0, f"{name}: epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}")
 
-                task.complete(run_task(plan, spec, show, ledger.root / CHECKPOINTS / f"{spec.id}.pt"))
+                checkpoint = ledger.root / CHECKPOINTS / f"{spec.id}.pt"
+                task.complete(run_task(plan, spec, show, checkpoint, lambda other: _record(ledger, other)))
             progress.update(ledger.status().done - progress.done, task.id)
         progress.update(len(specs) - progress.done)
 
@@ -96,6 +97,11 @@ def stop(helpers: list[subprocess.Popen[bytes]]) -> None:
             helper.terminate()
     for helper in helpers:
         helper.wait()
+
+
+def _record(ledger: Ledger, task: str) -> Mapping[str, Any] | None:
+    done = ledger.records().get(task)
+    return None if done is None else done.record
 
 
 def _start(plan: Plan, out: Path) -> subprocess.Popen[bytes]:

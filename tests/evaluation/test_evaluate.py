@@ -314,3 +314,27 @@ def test_the_dsa_recipe_runs() -> None:
     recipe = result.report["results"][0]["recipe"]
     assert recipe["milestones"] == [2]
     assert recipe["dsa"]
+
+
+def test_equal_controls_are_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ddfast.evaluation import tasks
+
+    trained: list[str] = []
+    train = tasks._train
+
+    def counted(plan: Any, spec: Any, *rest: Any) -> Any:
+        trained.append(spec.images)
+        return train(plan, spec, *rest)
+
+    monkeypatch.setattr(tasks, "_train", counted)
+    raw = {"storage": {"layout": "safetensors", "image_format": None}}  # every picture costs the same
+    sizes = {"images": 12 * 768, "labels": 0, "extras": 0, "per_class": [4 * 768] * 3}
+    settings = {"full_data": False, "ars": False, "seeds": 1}
+    result = run(distilled=small_set(4, **raw, bytes=sizes), **settings)
+    rows = {row["images"]: row for row in result.report["results"]}
+    assert trained == ["distilled", "random-images"]
+    assert rows["random-bytes"]["top1"] == rows["random-images"]["top1"]
+    trained.clear()
+    result = run(distilled=small_set(4, **raw, bytes={**sizes, "extras": 3 * 768}), **settings)
+    assert trained == ["distilled", "random-images", "random-bytes"]
+    assert result.report["results"][-1]["image_count"] == 15
