@@ -21,10 +21,10 @@ FORMAT = "ddfast.train/1"
 
 @dataclass
 class State:
-    """Where a training stands: finished epochs, their mean losses, tests, seconds so far."""
+    """Where a training stands: finished epochs, their mean losses (lists of several models), tests, seconds so far."""
 
     epoch: int = 0
-    losses: list[float] = field(default_factory=list)
+    losses: list[Any] = field(default_factory=list)
     tested: list[Tested] = field(default_factory=list)
     seconds: float = 0.0
 

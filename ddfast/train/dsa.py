@@ -174,7 +174,8 @@ def _draw_color(bits: np.ndarray, _height: int, _width: int) -> np.ndarray:
 
 def _draw_crop(bits: np.ndarray, height: int, width: int) -> np.ndarray:
     reach = [int(side * CROP + 0.5) for side in (height, width)]
-    return _integers(bits, [2 * each + 1 for each in reach]) - np.array(reach)
+    values: np.ndarray = _integers(bits, [2 * each + 1 for each in reach]) - np.array(reach)
+    return values
 
 
 def _draw_cutout(bits: np.ndarray, height: int, width: int) -> np.ndarray:

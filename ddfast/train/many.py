@@ -23,7 +23,7 @@ from ddfast.train.student import StudentConfig, StudentLoss, batch_norm_twice, s
 from ddfast.train.supervised import check_set, to_best_format
 from ddfast.train.views import epoch_order
 
-_FREE = {"seed": 0, "lr": 1.0}  # what may differ between students
+_FREE: dict[str, Any] = {"seed": 0, "lr": 1.0}  # what may differ between students
 
 
 def train_many(
@@ -94,7 +94,8 @@ def train_many(
     stacked.unstack(students)
     for student in students:
         student.train()
-    return [replace(report, losses=[each[place] for each in report.losses]) for place in range(len(students))]
+    losses: list[Any] = report.losses  # here one list an epoch
+    return [replace(report, losses=[each[place] for each in losses]) for place in range(len(students))]
 
 
 def _objective(
