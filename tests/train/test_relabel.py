@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
 import os
@@ -108,6 +109,40 @@ def test_a_run_stopped_anywhere_ends_in_the_same_bytes(tmp_path: Path) -> None:
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     run(tmp_path / "parts", resume=True)  # once more changes nothing
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_full_disk_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, written = os.write, 0
+
+    def write(handle: int, data: Any) -> int:
+        nonlocal written
+        written += len(data) == 60  # an epoch's file: ten samples of three float16
+        if written > 1 and len(data) == 60:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(handle, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(RunError, match=r"disk full .* --resume"):
+        run(tmp_path / "parts")
+    monkeypatch.undo()
+    assert LabelStore.open(tmp_path / "parts").complete().tolist() == [True, False, False]
+    run(tmp_path / "parts", resume=True)
+    run(tmp_path / "whole")
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete"])
+def test_damaged_epochs_are_labelled_again(tmp_path: Path, damage: str) -> None:
+    store = run(tmp_path)
+    before = contents(tmp_path)
+    if damage == "truncate":
+        os.truncate(store.file(1), 20)
+        with pytest.raises(ValueError, match="has 20 bytes, expected 60"):
+            LabelStore.open(tmp_path).read(1, [0])
+    else:
+        store.file(1).unlink()
+    run(tmp_path, resume=True)
+    assert contents(tmp_path) == before
 
 
 def _killed(out: Path) -> None:
