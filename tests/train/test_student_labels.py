@@ -23,17 +23,23 @@ def stored(path: Path, **options: object) -> LabelStore:
 
 
 @pytest.mark.parametrize("kind", ["fp16", "topk"])
-@pytest.mark.parametrize("order", ["counter", "random_sampler"])
-def test_as_with_the_live_teacher(tmp_path: Path, kind: str, order: str) -> None:
+def test_as_with_the_live_teacher(tmp_path: Path, kind: str) -> None:
     data, live, ours = tiny_set(), Pooled(3), Pooled(3)
     # of three logits two are kept, and the tail is the third one
-    store = stored(tmp_path, kind=kind, k=2, tail_temperature=4.0, order=order)
+    store = stored(tmp_path, kind=kind, k=2, tail_temperature=4.0)
     report = train_student(data.images, data.labels, ours, config=CONFIG, soft_labels=store)
     wanted = train_student(data.images, data.labels, live, teacher().module, CONFIG)
-    assert report.losses[-1] < report.losses[0]
-    if order == "counter":
-        assert report.losses == pytest.approx(wanted.losses, rel=1e-2)
-        torch.testing.assert_close(ours.head.weight, live.head.weight, rtol=1e-2, atol=2e-3)
+    assert report.losses == pytest.approx(wanted.losses, rel=1e-2)
+    torch.testing.assert_close(ours.head.weight, live.head.weight, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("order", ["counter", "random_sampler"])
+def test_the_teacher_itself_has_no_loss_on_its_labels(tmp_path: Path, order: str) -> None:
+    data, still = tiny_set(), replace(CONFIG, lr=1e-9, weight_decay=0.0)
+    store = stored(tmp_path, order=order)
+    same = train_student(data.images, data.labels, Pooled(1), config=still, soft_labels=store)
+    other = train_student(data.images, data.labels, Pooled(2), config=still, soft_labels=store)
+    assert max(same.losses) < 1e-6 < 1e-3 < min(other.losses)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
