@@ -11,8 +11,10 @@ from ddfast.train.loop import (
     TrainProgress,
     TrainReport,
 )
+from ddfast.train.many import train_many
+from ddfast.train.presets import preset
 from ddfast.train.student import StudentConfig, train_student
-from ddfast.train.supervised import accuracy, fit, predict
+from ddfast.train.supervised import accuracy, fit, predict, streamed_accuracy
 
 __all__ = [
     "LoopOptions",
@@ -26,5 +28,8 @@ __all__ = [
     "accuracy",
     "fit",
     "predict",
+    "preset",
+    "streamed_accuracy",
+    "train_many",
     "train_student",
 ]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ddfast import ops
 from ddfast._types import IMAGENET, Normalization
+from ddfast.nets.checkpoints import fingerprint
 from ddfast.store import LabelStore, set_fingerprint
 from ddfast.train import augment, loop
 from ddfast.train.dsa import apply_dsa, draw_dsa, parse_strategy
@@ -112,7 +113,12 @@ def train_student(
     )  # fmt: skip
     options = options or LoopOptions()
     if options.checkpoint:
-        options = replace(options, identity={"set": set_fingerprint(images, labels), **options.identity})
+        who = {
+            "set": set_fingerprint(images, labels),
+            "teacher": fingerprint(teacher) if isinstance(teacher, nn.Module) else None,
+            "soft_labels": None if soft_labels is None else soft_labels.fingerprint,
+        }
+        options = replace(options, identity={**who, **options.identity})
     with batch_norm_twice(student, config.bn_twice):
         return loop.run(student, len(images), config, loss.of(student), on_progress, options)
 
@@ -209,6 +215,11 @@ def _stored_order(
     """Order of the samples that the labels were made for, after checking that they are those of this training."""
     if store.per_image:
         store.check({"set": set_fingerprint(images, labels)})
+        if config.cutmix_alpha > 0:
+            raise ValueError(
+                f"cutmix_alpha: got {config.cutmix_alpha}, but {store.path} has labels of the plain images, which say "
+                "nothing of mixed ones; expected 0, or labels of the views"
+            )
         return None
     made = Replay.from_fingerprint(store.fingerprint, len(images))
     replay = Replay(view, view.size, len(images), config.seed, config.batch_size, made.order)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from ddfast._types import IMAGENET, Normalization
+from ddfast.store import set_fingerprint
 from ddfast.train import augment, loop
 from ddfast.train.loop import Batch, LoopOptions, Objective, OnProgress, TrainConfig, TrainReport
 from ddfast.train.views import ViewConfig, draw_views
@@ -55,6 +59,9 @@ def fit(
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return nn.functional.cross_entropy(model(x).float(), y)
 
+    options = options or LoopOptions()
+    if options.checkpoint:
+        options = replace(options, identity={"set": set_fingerprint(images, labels), **options.identity})
     return loop.run(model, len(images), config, Objective(prepare, loss), on_progress, options)
 
 
@@ -83,6 +90,41 @@ def accuracy(
     images, labels = check_set(model, images, labels)
     logits = predict(model, images, normalization=normalization, batch_size=batch_size)
     return float((logits.argmax(1) == labels.cpu()).double().mean())
+
+
+def streamed_accuracy(
+    batches: Iterable[tuple[Tensor, Tensor]], *, normalization: Normalization = IMAGENET
+) -> Callable[[nn.Module], float]:
+    """A test for ``LoopOptions.validate`` that holds one batch at a time.
+
+    Args:
+        batches: gives a new pass over (uint8 [n, H, W, 3], int64 [n]) each time it is iterated, such as a
+            ``DataLoader``; its workers decode while the model runs. A generator would be empty at the second test.
+        normalization: of the model's input.
+
+    Returns:
+        A function of a model in eval mode: top-1 accuracy in [0, 1]. It waits for the device once, at the end.
+
+    Raises:
+        TypeError: ``batches`` can be iterated only once.
+        ValueError: (when called) no pictures.
+    """
+    if iter(batches) is batches:
+        raise TypeError("batches: got an iterator, which has one pass only; expected a list or a DataLoader")
+
+    @torch.no_grad()
+    def test(model: nn.Module) -> float:
+        device = next(model.parameters()).device
+        right, count = torch.zeros((), dtype=torch.int64, device=device), 0
+        for images, labels in batches:
+            logits = model(augment.normalize(images.to(device, non_blocking=True), normalization))
+            right += (logits.argmax(1) == labels.to(device, non_blocking=True)).sum()
+            count += len(labels)
+        if count == 0:
+            raise ValueError("batches: got no pictures to test on")
+        return int(right) / count
+
+    return test
 
 
 def check_set(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
