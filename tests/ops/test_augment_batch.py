@@ -157,6 +157,29 @@ def test_reads_stay_inside_the_set(backend: str) -> None:
         assert survives_guard_pages(images.flatten(), run)
 
 
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("mixup", [False, True])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nothing_but_the_result_is_written(
+    monkeypatch: pytest.MonkeyPatch, backend: str, dtype: torch.dtype, channels_last: bool, mixup: bool
+) -> None:
+    images = pictures(2, 20, 24)
+    for size in ((20, 24), (21, 45), (5, 3)):
+        draw = draws(5, images, 2, size=size, crop=size[0] > 20)
+        store = torch.full((5 * 3 * size[0] * size[1] + 128,), 7.0, dtype=dtype)
+        shape = (5, *size, 3) if channels_last else (5, 3, *size)
+        out = store[64:-64].view(shape).permute(0, 3, 1, 2) if channels_last else store[64:-64].view(shape)
+        out.fill_(float("nan"))
+        with forced(backend), monkeypatch.context() as patch:
+            patch.setattr(torch, "empty", lambda *_, out=out, **__: out)
+            augment_batch(
+                images, *draw.args(), size=size, mixup=mixup, dtype=dtype, channels_last=channels_last, **NORM
+            )
+        assert not out.isnan().any()
+        assert (torch.cat([store[:64], store[-64:]]) == 7).all()
+
+
 def test_opcheck() -> None:
     images = pictures(3, 12, 14)
     draw = draws(5, images, 2, size=(9, 10), shift=1)
