@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ddfast import ops
 from ddfast._types import IMAGENET, Normalization
 from ddfast.nets.checkpoints import fingerprint
-from ddfast.store import LabelStore, set_fingerprint
+from ddfast.store import LabelStore, TopKLabels, set_fingerprint
 from ddfast.train import augment, loop
 from ddfast.train.dsa import apply_dsa, draw_dsa, parse_strategy
 from ddfast.train.loop import Batch, LoopOptions, Objective, OnProgress, TrainConfig, TrainReport
@@ -86,7 +86,8 @@ def train_student(
         student: maps normalised float32 [n, 3, H, W] to logits [n, C].
         teacher: the same for the teacher, already in eval mode on the student's device; returns [n, C].
         config: see ``StudentConfig``.
-        soft_labels: instead of a teacher, labels stored for the views of this config.
+        soft_labels: instead of a teacher, labels stored for the views of this config, or for the plain images: then the
+            loss of a mixed view is that of both its labels, weighted by their shares of the pixels.
         normalization: of the student's input.
         teacher_normalization: of the teacher's input, where it differs.
         on_progress: as in ``supervised.fit``.
@@ -156,6 +157,7 @@ def student_loss(
     device = images.device
     affine = _renormalise(normalization, teacher_normalization or normalization, device)
     order = _stored_order(soft_labels, images, labels, view, config) if soft_labels else None
+    mixed = soft_labels is not None and soft_labels.per_image and view.mix != "none"
 
     def prepare(batch: Batch) -> tuple[Tensor, ...]:
         views = draw_views(view, size, config.seed, batch.epoch, batch.step, batch.index)
@@ -166,13 +168,24 @@ def student_loss(
         if teacher is not None:
             return (x,)
         if soft_labels is not None:
-            stored = soft_labels.read(batch.epoch, batch.index)
-            parts = (stored,) if isinstance(stored, Tensor) else tuple(stored)
-            return (x, *(part.to(device, non_blocking=True) for part in parts))
+            read = soft_labels.read
+            own = [part.to(device, non_blocking=True) for part in _parts(read(batch.epoch, batch.index))]
+            if not mixed:
+                return x, *own
+            other = read(batch.epoch, batch.index[views.partner])
+            share = torch.full((), views.share, device=device)
+            return x, *own, *(part.to(device, non_blocking=True) for part in _parts(other)), share
         pairs = torch.stack([batch.index, batch.index[views.partner]]).to(device, non_blocking=True)
         return x, labels[pairs], torch.full((), views.share, device=device)
 
     def soft_score(logits: Tensor, x: Tensor, *stored: Tensor) -> Tensor:
+        if teacher is None and mixed:
+            *both, share = stored
+            half = len(both) // 2
+            own, other = (
+                ops.soft_label_loss(logits, part, temperature=config.temperature) for part in (both[:half], both[half:])
+            )
+            return share * own + (1 - share) * other
         if teacher is None:
             return ops.soft_label_loss(logits, stored, temperature=config.temperature)
         with torch.no_grad():
@@ -215,11 +228,6 @@ def _stored_order(
     """Order of the samples that the labels were made for, after checking that they are those of this training."""
     if store.per_image:
         store.check({"set": set_fingerprint(images, labels)})
-        if config.cutmix_alpha > 0:
-            raise ValueError(
-                f"cutmix_alpha: got {config.cutmix_alpha}, but {store.path} has labels of the plain images, which say "
-                "nothing of mixed ones; expected 0, or labels of the views"
-            )
         return None
     made = Replay.from_fingerprint(store.fingerprint, len(images))
     replay = Replay(view, view.size, len(images), config.seed, config.batch_size, made.order)
@@ -231,6 +239,10 @@ def _stored_order(
             f"epochs: got {config.epochs}, {store.path} has labels for {store.layout.epochs}; train for at most as many"
         )
     return lambda epoch: torch.cat([replay.index(epoch, step) for step in range(replay.steps)])
+
+
+def _parts(stored: Tensor | TopKLabels) -> tuple[Tensor, ...]:
+    return (stored,) if isinstance(stored, Tensor) else tuple(stored)
 
 
 def _renormalise(source: Normalization, target: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:

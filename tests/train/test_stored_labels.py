@@ -17,6 +17,7 @@ from ddfast.store import LabelMismatchError, LabelStore
 from ddfast.train import LoopOptions, StudentConfig, TrainConfig, accuracy, fit, streamed_accuracy, train_student
 from ddfast.train.relabel import relabel
 from ddfast.train.student import view_config
+from ddfast.train.views import draw_views, epoch_order
 
 CONFIG = StudentConfig(
     epochs=2, batch_size=4, lr=0.01, factor=2, shift=1, seed=6, temperature=4.0, optimizer="sgd", schedule="cosine"
@@ -70,8 +71,25 @@ def test_labels_of_plain_images_serve_every_epoch(tmp_path: Path) -> None:
     images, labels, store, _ = stored(tmp_path, view=None, epochs=1)
     config = replace(CONFIG, epochs=3, dsa="color_flip", cutmix_alpha=0.0, factor=1)
     assert train_student(images, labels, helper.Pooled(3), None, config, soft_labels=store).steps == 9
-    with pytest.raises(ValueError, match=r"cutmix_alpha: got 1\.0, .* plain images"):
-        train_student(images, labels, helper.Pooled(3), None, CONFIG, soft_labels=store)
+
+
+@pytest.mark.parametrize("kind", ["fp16", "topk"])
+def test_labels_of_plain_images_are_mixed_as_the_pixels_are(tmp_path: Path, kind: str) -> None:
+    images, labels, store, _ = stored(tmp_path, view=None, epochs=1, kind=kind, k=2)
+    config = replace(CONFIG, epochs=1, batch_size=10, factor=1)
+    net = helper.Pooled(3)
+    logits: list[torch.Tensor] = []
+    net.register_forward_hook(lambda module, inputs, output: logits.append(output.detach()))
+    report = train_student(images, labels, net, None, config, soft_labels=store)
+    index = epoch_order(config.seed, 0, 10)
+    views = draw_views(view_config(config, (12, 12)), (12, 12), config.seed, 0, 0, index)
+    assert 0 < views.share < 1
+    q = torch.log_softmax(logits[0].double() / 4, 1)
+    truth = torch.zeros((), dtype=torch.float64)
+    for share, who in ((views.share, index), (1 - views.share, index[views.partner])):
+        p = torch.softmax(store.dense(0, who).double() / 4, 1)
+        truth += share * (p * (p.log() - q)).sum(1).mean()
+    assert report.losses[0] == pytest.approx(float(truth), rel=1e-4)
 
 
 def test_a_checkpoint_knows_its_set_and_teacher(tmp_path: Path) -> None:
