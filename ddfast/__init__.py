@@ -1,6 +1,7 @@
 """ddfast: fast, exact dataset distillation.
 
 ``ddfast.distill("rded", source, observer=..., ipc=10, out=...)`` distils, ``ddfast.load(path)`` reads the result,
+``ddfast.relabel(distilled, teachers, out, view=...)`` stores soft labels,
 ``ddfast.evaluate(path, val)`` trains students on it and reports,
 ``ddfast.ops`` holds the kernels, ``ddfast.build_info()`` tells what would run.  Names are imported on first use.
 """
@@ -15,13 +16,29 @@ if TYPE_CHECKING:
     from ddfast._info import build_info
     from ddfast.evaluation import evaluate
     from ddfast.methods import distill
-    from ddfast.store import DistilledSet, load, save
+    from ddfast.store import DistilledSet, LabelStore, load, save
+    from ddfast.train.label_dataset import SoftLabelDataset
+    from ddfast.train.relabel import relabel
 
-__all__ = ["DistilledSet", "build_info", "distill", "evaluate", "load", "ops", "save"]
+__all__ = [
+    "DistilledSet",
+    "LabelStore",
+    "SoftLabelDataset",
+    "build_info",
+    "distill",
+    "evaluate",
+    "load",
+    "ops",
+    "relabel",
+    "save",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
     "DistilledSet": "ddfast.store",
+    "LabelStore": "ddfast.store",
+    "SoftLabelDataset": "ddfast.train.label_dataset",
+    "relabel": "ddfast.train.relabel",
     "load": "ddfast.store",
     "save": "ddfast.store",
     "distill": "ddfast.methods",
