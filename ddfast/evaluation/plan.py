@@ -93,6 +93,11 @@ class Plan:
         """Channels of ConvNet students."""
         return self.config.width or protocol(self.config.preset).width
 
+    @property
+    def tests(self) -> int:
+        """How often a student is tested."""
+        return self.config.curve_points or protocol(self.config.preset).tests
+
     def recipe(self, spec: Spec) -> StudentConfig:
         """How a task's student is trained: the distilled set's recipe, for the controls too."""
         subject = self.subject(spec.subject)

@@ -33,7 +33,7 @@ class EvaluationConfig:
     full_data: bool | None = setting(None, "also train on the whole real set, for the label-robust score")
     full_accuracy: float | None = setting(None, "accuracy of the whole real set, where known (a fraction)")
     best: bool = setting(False, "also report the best of the tests (chosen on test data; labelled so)")
-    curve_points: int = setting(5, "tests along a training, the last epoch included")
+    curve_points: int | None = setting(None, "tests along a training, the last epoch included (smoke: 4, else 10)")
     val_per_class: int | None = setting(None, "test pictures per class, the first ones (default: all)")
     epochs: int | None = setting(None, "epochs, instead of the recipe's")
     batch_size: int | None = setting(None, "images per step, instead of the recipe's")
@@ -79,6 +79,7 @@ class Protocol:
     recipe: Callable[[Case], StudentConfig]
     width: int = 128
     scores: bool = False
+    tests: int = 10
     val_images: int | None = None
 
 
@@ -114,7 +115,9 @@ def student_config(config: EvaluationConfig, case: Case, *, augmented: bool = Tr
 def full_config(config: EvaluationConfig, images: int, seed: int) -> TrainConfig:
     """How a student of the whole real set is trained: SGD, one cycle, hard labels."""
     if config.preset == "smoke":
-        return replace(OBSERVER, seed=seed, epochs=max(1, min(OBSERVER.epochs, 2 * _SMOKE_VIEWS // max(images, 1))))
+        return replace(
+            OBSERVER, seed=seed, epochs=max(1, min(OBSERVER.epochs, 4 * _SMOKE_VIEWS // (3 * max(images, 1))))
+        )
     return TrainConfig(epochs=30, batch_size=128, lr=0.1, shift=2, flip=True, seed=seed)
 
 
@@ -165,6 +168,7 @@ PROTOCOLS = {
         _smoke,
         width=WIDTH,
         scores=True,
+        tests=4,
         val_images=_SMOKE_VALIDATION,
     ),
     "rded": Protocol(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ddfast.evaluation.charts import size_text
 from ddfast.evaluation.figures import KINDS
-from ddfast.evaluation.results import find_row
+from ddfast.evaluation.results import find_row, own_labels
 
 Report = Mapping[str, Any]
 
@@ -39,7 +39,7 @@ def accuracy(report: Report) -> str:
     best = _best(report)
     return (
         "<div class='card scroll'><table><thead>"
-        f"<tr><th></th><th></th><th></th>{groups}</tr>"
+        f"<tr><th class='group' colspan='3'></th>{groups}</tr>"
         f"<tr><th>trained on</th><th>images</th><th>bytes</th>{names}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div><p class='small' style='margin-top:8px'>"
         f"Top-1 in % after the last epoch, mean ± standard deviation over {report['config']['seeds']} students. Random "
@@ -128,8 +128,9 @@ def cost(report: Report) -> str:
 
 def recipe(report: Report) -> str:
     """Recipe, sets, machine and versions as lists."""
-    first = next(row for row in report["results"] if row["images"] == "distilled")
     one = report["sets"][0]
+    own = own_labels(report["results"], one["key"])
+    first = next(row for row in report["results"] if row["images"] == "distilled" and row["labels"] == own)
     teacher = one["teacher"]
     items = {
         "recipe": f"{report['protocol']['name']}: {report['protocol']['about']}",
@@ -141,7 +142,7 @@ def recipe(report: Report) -> str:
         "real set": one["train"] or "not given: no controls",
         "teacher": "none" if teacher is None else f"{teacher['name']}, {teacher['weights']}",
         "set, SHA-256": ", ".join(entry["sha256"][:16] for entry in report["sets"]),
-        "machine": f"{report['machine']['device']}, {report['machine']['threads']} threads a student, "
+        "machine": f"{report['machine']['device']}, threads a student: {report['machine']['threads']}, "
         f"{report['machine']['processor']}",
         "versions": ", ".join(f"{name} {version}" for name, version in report["versions"].items()),
     }

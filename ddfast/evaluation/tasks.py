@@ -86,7 +86,7 @@ def run_task(
         recipe = _recipe(plan, spec, subject, pictures)
         options = LoopOptions(
             checkpoint=checkpoint, identity={"task": spec.id}, validate=tests,
-            test_epochs=test_epochs(recipe.epochs, plan.config.curve_points),
+            test_epochs=test_epochs(recipe.epochs, plan.tests),
         )  # fmt: skip
         try:
             report = _train(plan, spec, subject, student, pictures, recipe, watch, options)
