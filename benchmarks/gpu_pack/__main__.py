@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
             outcome.write(out)
             summary.write(out, _describe(), asked.dry_run)
             print(f"part {part} {step.name}: {outcome.status} in {outcome.seconds:.1f} s  {outcome.detail}", flush=True)
-            failed += outcome.status in ("failed", "timed out")
-    print(f"{failed} steps failed; see {out / 'summary.md'}")
+            failed += outcome.status in ("failed", "timed out", "not started")
+    print(f"{failed} steps failed or did not start; see {out / 'summary.md'}")
     return int(failed > 0)
 
 

@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--classes", type=int, help="fewer classes than the size has")
+    parser.add_argument("--classes", type=int, help="another number of classes than the full size has")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], default="bf16")
@@ -81,7 +81,8 @@ def main() -> None:
     parser.add_argument("--trace", action="store_true", help="write a torch.profiler trace instead of timing")
     asked = parser.parse_args()
     classes, each, ipc = SIZES[asked.size]
-    classes = min(classes, asked.classes or classes)
+    if asked.classes and asked.size == "full":
+        classes = asked.classes
     source = asked.data or make_pictures(asked.made, classes, each)
     observer, work = _observer(), asked.out / "work"
     settings = {

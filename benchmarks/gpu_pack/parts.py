@@ -15,6 +15,7 @@ TITLES = {
     3: "observer forward",
     4: "RDED end to end",
     5: "DALI and the demo",
+    6: "compute-sanitizer",
 }
 
 
@@ -31,7 +32,8 @@ class Plan:
 
 def steps(plan: Plan, found: Found) -> list[Step]:
     """All steps in order."""
-    return [*_tests(plan, found), *_kernels(plan), *_forward(plan), *_end_to_end(plan), *_rest(plan, found)]
+    planned = [*_tests(plan), *_kernels(plan), *_forward(plan), *_end_to_end(plan), *_rest(plan, found)]
+    return planned + _sanitized(plan, found)
 
 
 def build(plan: Plan, found: Found, part: int) -> Step:
@@ -43,18 +45,24 @@ def build(plan: Plan, found: Found, part: int) -> Step:
     return Step(part, "build", command, 240, env=settings)
 
 
-def _tests(plan: Plan, found: Found) -> list[Step]:
-    kernels = (plan.python, "-m", "benchmarks.gpu_pack.kernels", "--device", "cpu" if plan.dry else "cuda")
-    check = "compute-sanitizer", "--error-exitcode", "9", "--tool"
-    checked = [
-        Step(1, tool, (*check, tool, *kernels), 120, found.no_sanitizer)
-        for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
-    ]
+def _small_cases(plan: Plan) -> tuple[str, ...]:
+    return (plan.python, "-m", "benchmarks.gpu_pack.kernels", "--device", "cpu" if plan.dry else "cuda")
+
+
+def _tests(plan: Plan) -> list[Step]:
+    tests = (plan.python, "-m", "pytest", "tests", "-m", "gpu", "-q", "-p", "no:cacheprovider")
     return [
         Step(1, "info", (plan.python, "-m", "ddfast", "info"), 60),
-        Step(1, "small-cases", kernels, 120),
-        Step(1, "gpu-tests", (plan.python, "-m", "pytest", "tests", "-m", "gpu", "-q", "-p", "no:cacheprovider"), 300),
-        *checked,
+        Step(1, "small-cases", _small_cases(plan), 120),
+        Step(1, "gpu-tests", tests, 300),
+    ]
+
+
+def _sanitized(plan: Plan, found: Found) -> list[Step]:
+    check = "compute-sanitizer", "--error-exitcode", "9", "--tool"
+    return [
+        Step(6, tool, (*check, tool, *_small_cases(plan)), 130, found.no_sanitizer)
+        for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
     ]
 
 
@@ -65,8 +73,8 @@ def _bench(plan: Plan, part: int, name: str, folder: str, seconds: float) -> Ste
 
 
 def _kernels(plan: Plan) -> list[Step]:
-    names = ("multi_crop", "mosaic", "augment_batch", "crop_score", "class_topk")
-    return [_bench(plan, 2, name.replace("_", "-"), f"benchmarks/ops/bench_{name}.py", 150) for name in names]
+    names = ("multi_crop", "mosaic", "augment_batch", "crop_score", "class_topk", "soft_label_loss")
+    return [_bench(plan, 2, name.replace("_", "-"), f"benchmarks/ops/bench_{name}.py", 90) for name in names]
 
 
 def _forward(plan: Plan) -> list[Step]:
@@ -82,11 +90,12 @@ def _rded(plan: Plan, part: int, name: str, seconds: float, *options: str, missi
 
 def _end_to_end(plan: Plan) -> list[Step]:
     return [
-        _rded(plan, 4, "rded-bf16", 120),
-        _rded(plan, 4, "rded-fp16", 200, "--precision", "fp16"),
-        _rded(plan, 4, "rded-fp16-compiled", 200, "--precision", "fp16", "--engine", "compile"),
-        _rded(plan, 4, "rded-fp32", 120, "--precision", "fp32"),
-        _rded(plan, 4, "rded-traced", 120, "--precision", "fp16", "--trace", "--classes", "2"),
+        _rded(plan, 4, "rded-bf16", 80),
+        _rded(plan, 4, "rded-fp16", 80, "--precision", "fp16"),
+        _rded(plan, 4, "rded-fp16-compiled", 120, "--precision", "fp16", "--engine", "compile"),
+        _rded(plan, 4, "rded-fp16-long", 120, "--precision", "fp16", "--classes", "140"),  # starts eager, then compiled
+        _rded(plan, 4, "rded-fp32", 80, "--precision", "fp32"),
+        _rded(plan, 4, "rded-traced", 60, "--precision", "fp16", "--trace", "--classes", "2"),
     ]
 
 

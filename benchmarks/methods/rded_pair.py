@@ -135,6 +135,7 @@ def run_ddfast(train: Path, out: Path, observer: Observer, config: RDEDConfig, p
             precision=precision,
             rounding="truncate",
             workers=workers,
+            device="cpu",
             check_classes=False,
             quiet=True,
         )

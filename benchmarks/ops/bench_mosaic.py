@@ -105,11 +105,9 @@ def test_pillow(case: Any, bench_size: str) -> None:
 @pytest.mark.parametrize("backend", ["triton", "reference"])
 def test_cuda(case: Any, bench_size: str, backend: str) -> None:
     work = _work(8 * PATCHES[bench_size])
-    torch_way = {"baseline": package("torch")} if backend == "reference" else {}
     case(
         _run(work, "nearest", backend, "cuda"),
-        labels=_labels(work, "nearest", backend, device="cuda", **torch_way),
+        labels=_labels(work, "nearest", backend, device="cuda"),
         work=crops_of(work, 1, "patch"),
         check=_check(work, "nearest"),
-        ddfast=_run(work, "nearest", "triton", "cuda") if torch_way else None,
     )

@@ -17,6 +17,7 @@ from benchmarks.ops.crop_work import LEVEL, MEAN, STD, Work, crops_of, make_work
 from benchmarks.records import Labels
 from ddfast.bench.machine import package
 from ddfast.bench.measured import Check
+from ddfast.bench.rivals import float_crops, to_float
 from ddfast.ops import available_backends, multi_crop, use_backend
 
 CROPS = {"smoke": 10, "medium": 40, "full": 100}
@@ -98,17 +99,30 @@ def test_baseline(case: Any, bench_size: str, shape: str, name: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("backend", ["triton", "reference"])
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_cuda(case: Any, bench_size: str, shape: str, dtype: torch.dtype, backend: str) -> None:
     work, wanted = _work(shape, GPU_CROPS[bench_size])
     name = f"{backend}-{str(dtype).split('.')[1]}-channels_last"
-    torch_way = {"baseline": package("torch")} if backend == "reference" else {}
+    ours, rival = _ours(work, "triton", dtype, True, "cuda"), backend == "torch"
+    torch_way = {"baseline": package("torch")} if rival else {}
     case(
-        _ours(work, backend, dtype, True, "cuda"),
+        _torch_on_gpu(work, dtype) if rival else ours,
         labels=_labels(shape, work, name, dtype, backend, device="cuda", **torch_way),
         work=crops_of(work, dtype.itemsize),
         check=_check(wanted, 1e-3 if dtype == F32 else 0.5),
-        ddfast=_ours(work, "triton", dtype, True, "cuda") if torch_way else None,
+        ddfast=ours if rival else None,
     )
+
+
+def _torch_on_gpu(work: Work, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
+    """What one writes with torch: boxes on the host, pictures on the GPU turned into floats once, a resize a crop."""
+    pictures = [torch.from_numpy(picture).cuda() for picture in work.pictures]
+    boxes = [[box for box, i in zip(work.boxes, work.index, strict=True) if i == k] for k in range(len(pictures))]
+
+    def run() -> torch.Tensor:
+        crops = [float_crops(to_float(p), b, work.side) for p, b in zip(pictures, boxes, strict=True)]
+        return torch.cat(crops).to(dtype, memory_format=torch.channels_last)
+
+    return run

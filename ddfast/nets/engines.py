@@ -96,6 +96,11 @@ def work_in_place(module: fx.GraphModule, side: int) -> None:
     module.recompile()
 
 
+def as_inference(chunk: Tensor) -> Tensor:
+    """The same values as an inference tensor: compiled code is made anew for the other kind. Inside inference mode."""
+    return chunk if chunk.is_inference() else chunk.clone()
+
+
 class TorchEngine:
     """Eager torch, channels-last, float32 without TF32."""
 
@@ -133,6 +138,10 @@ class CompileEngine(TorchEngine):
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise EngineError(f"torch.compile does not work here ({reason}); is a C++ compiler installed?") from error
 
+    def many(self, chunks: list[Tensor]) -> list[Tensor]:
+        with torch_threads(self.threads), full_float32(), torch.inference_mode():
+            return [self.run(as_inference(chunk)) for chunk in chunks]
+
 
 class WarmingEngine(TorchEngine):
     """Eager torch at once, and torch.compile's code as soon as a thread beside the work has made it.
@@ -147,7 +156,8 @@ class WarmingEngine(TorchEngine):
         self._shape = sample.shape
         self._compiled: Callable[[Tensor], Tensor] | None = None
         copied = copy.deepcopy(self.module)
-        self.warming = threading.Thread(target=self._compile, args=(copied, sample), name="ddfast-compile")
+        # A daemon: a run that ends early must not wait for the compiler.
+        self.warming = threading.Thread(target=self._compile, args=(copied, sample), name="ddfast-compile", daemon=True)
         self.warming.start()
 
     def _compile(self, module: nn.Module, sample: Tensor) -> None:
@@ -159,10 +169,9 @@ class WarmingEngine(TorchEngine):
     def many(self, chunks: list[Tensor]) -> list[Tensor]:
         compiled = self._compiled
         with torch_threads(self.threads), full_float32(), torch.inference_mode():
-            return [
-                compiled(chunk) if compiled is not None and chunk.shape == self._shape else self.run(chunk)
-                for chunk in chunks
-            ]
+            if compiled is None:
+                return [self.run(chunk) for chunk in chunks]
+            return [compiled(as_inference(c)) if c.shape == self._shape else self.run(c) for c in chunks]
 
 
 def _openvino_errors(openvino: Any) -> tuple[type[Exception], ...]:

@@ -45,6 +45,11 @@ class Forward:
         self._classes = int(info["num_classes"])
         self.info = info
 
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """What a user should know about the engine, also what came up since it was built."""
+        return tuple(dict.fromkeys((*self.info["messages"], *self._engine.messages)))
+
     def __call__(self, patches: Tensor) -> Tensor:
         side = self._patch
         if patches.dim() != 4 or tuple(patches.shape[1:]) != (3, side, side):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,23 +24,48 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _switch_off_tf32() -> Callable[[], None]:
+    """Switches TF32 off and returns what puts the settings back.
+
+    torch has two sets of switches, and reading one raises once the other was used: so the older is used, which most
+    programs read, unless the program has gone over to the newer one.
+    """
+    cudnn: Any = torch.backends.cudnn
+    try:
+        convolutions, products = cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    except RuntimeError:
+        parts = [(part, part.fp32_precision) for part in (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)]
+        for part, _ in parts:
+            part.fp32_precision = "ieee"
+
+        def restore() -> None:
+            for part, precision in parts:
+                part.fp32_precision = precision
+
+        return restore
+    cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+
+    def put_back() -> None:
+        cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
+
+    return put_back
+
+
 class _FullFloat32:
     """Counts the blocks that want float32 without TF32: the first saves the settings, the last puts them back."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._blocks = 0
-        self._saved: list[tuple[Any, str]] = []
+        self._restore: Callable[[], None] = lambda: None
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
         with self._lock:
             if self._blocks == 0:
-                cudnn: Any = torch.backends.cudnn
-                parts = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
-                self._saved = [(part, part.fp32_precision) for part in parts]
-                for part, _ in self._saved:
-                    part.fp32_precision = "ieee"
+                self._restore = _switch_off_tf32()
             self._blocks += 1
         try:
             yield
@@ -48,8 +73,7 @@ class _FullFloat32:
             with self._lock:
                 self._blocks -= 1
                 if self._blocks == 0:
-                    for part, precision in self._saved:
-                        part.fp32_precision = precision
+                    self._restore()
 
 
 full_float32 = _FullFloat32()

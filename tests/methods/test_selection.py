@@ -74,3 +74,19 @@ def test_refuses_nan_and_too_few() -> None:
         select(np.array([[np.nan]]), 1, [Level("a", 0.0)])
     with pytest.raises(ValueError, match="keep"):
         select(np.zeros((2, 1)), 3, [Level("a", 0.0)])
+
+
+def test_a_first_level_as_good_as_the_second_is_no_more_certain_than_that() -> None:
+    """bf16 that really ran in float32 differs from it by nothing, yet both are as far from float64."""
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        truth = rng.normal(0, 1e-3, (60, 3))
+        noisy = truth + rng.uniform(-2e-5, 2e-5, truth.shape)
+        levels = [
+            Level("bf16", 1e-9), Level("fp32", 1.6e-4, lambda i, c, t=noisy: t[i, c]),
+            Level("fp64", 0.0, lambda i, c, t=truth: t[i, c]),
+        ]  # fmt: skip
+        images, crops = plain_order(truth, 20)
+        chosen = select(noisy, 20, levels)
+        np.testing.assert_array_equal(chosen.images, images)
+        np.testing.assert_array_equal(chosen.crops, crops)

@@ -272,6 +272,11 @@ def test_compiling_beside_the_work() -> None:
     seen: list[int] = []
     compiled = engine._compiled
     assert compiled is not None, engine.messages
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    engine.many([chunk.clone() for chunk in chunks])
+    with torch.inference_mode():  # as patches that were converted on the way
+        engine.many([chunk.clone() for chunk in chunks])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, "nothing is compiled in the middle of work"
     engine._compiled = lambda chunk: (seen.append(len(chunk)), compiled(chunk))[1]
     for eager, later in zip(at_once, engine.many(chunks), strict=True):
         torch.testing.assert_close(later, eager, rtol=1e-4, atol=1e-4)

@@ -73,7 +73,10 @@ class Finisher:
 
     @staticmethod
     def _wait(futures: deque[Future[None]], left: int) -> None:
-        """Waits until at most ``left`` are unfinished, oldest first; a failure is raised."""
+        """Waits until at most ``left`` are unfinished, oldest first; any failure so far is raised."""
+        for future in futures:
+            if future.done():
+                future.result()
         while len(futures) > left:
             futures.popleft().result()
 

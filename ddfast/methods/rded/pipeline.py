@@ -78,11 +78,13 @@ class _Run:
             mode="quiet" if self.options.quiet else "auto", callback=self.options.on_progress,
         )  # fmt: skip
         self.report.classes(len(counts) - done, self.scorer)
+        begin = time.perf_counter()
         with progress, Finisher(self.source, self.stream, self.scorer, self.config, self.report) as finisher:
             while not self.ledger.finished():
                 self._pass(progress, finisher)
                 if not self.ledger.finished():  # what is left is held by other workers
                     time.sleep(1.0)
+        self.report.worked = time.perf_counter() - begin
 
     def _pass(self, progress: Progress, finisher: Finisher) -> None:
         request = CropRequest(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ddfast.data import CropBatch
     from ddfast.methods.rded.scorer import Scorer
     from ddfast.methods.rded.stages import Chosen
+    from ddfast.nets.forward import Forward
 
 T = TypeVar("T")
 _PEAK_SIDE = 1536
@@ -41,7 +42,8 @@ class Report:
         self.changed = self.widened = 0
         self.todo = 0
         self.info: dict[str, object] = {}
-        self.decode_seconds, self.threads = 0.0, 1
+        self.decode_seconds, self.threads, self.worked = 0.0, 1, 0.0
+        self.first: Forward | None = None
         self.precision = config.precision
         self.device = options.torch_device()
 
@@ -68,7 +70,7 @@ class Report:
 
     def classes(self, todo: int, scorer: Scorer) -> None:
         """Notes how many classes are to be done and by which forward."""
-        self.todo, self.info = todo, dict(scorer.first.info)
+        self.todo, self.info, self.first = todo, dict(scorer.first.info), scorer.first
         self.decode_seconds, self.threads = measure_decode(scorer.source), scorer.threads
 
     def count(self, batch: CropBatch) -> None:
@@ -90,8 +92,9 @@ class Report:
         text = [f"rded: {classes * self.config.ipc} images of {classes} classes in {out} ({wall:.1f} s)"]
         if not self.todo:
             return [*text, "  the run was complete already"]
-        rate = self.images / max(self.seconds.get("scoring", 0) + self.seconds.get("waiting for crops", 0), 1e-9)
-        text.append(f"  {self.images} source images, {self.crops} crops scored, {rate:.1f} images/s")
+        rate = self.images / max(self.worked, 1e-9)
+        text.append(f"  {self.images} source images, {self.crops} crops scored, {rate:.1f} images/s after set-up")
+        text += [f"  {message}" for message in self.first.messages] if self.first else []
         for name, seconds in sorted(self.seconds.items(), key=lambda item: -item[1]):
             text.append(
                 f"  {name:20s} {seconds:8.2f} s  {seconds / wall:5.0%} of the wall time{self._limit(name, seconds)}"
@@ -123,6 +126,8 @@ class Report:
             return ""
         peak = measure_peak(self.precision, self.device)
         limit = 2.0 * macs * self.crops / peak
+        if self.device != "cpu":  # the stage only queues work there; the GPU is busy beside all stages
+            seconds = self.worked
         return f", {seconds / limit:.1f}x the limit ({limit:.2f} s at {peak / 1e9:.0f} GFLOP/s measured in a matmul)"
 
 

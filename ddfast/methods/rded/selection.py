@@ -88,13 +88,17 @@ def _overlaps(lower: NDArray, upper: NDArray, candidate: NDArray[np.bool_]) -> N
     return touched
 
 
-def select(t: NDArray[np.float64], keep: int, levels: Sequence[Level]) -> Selection:
+def select(
+    t: NDArray[np.float64], keep: int, levels: Sequence[Level], *, finer: NDArray[np.bool_] | None = None
+) -> Selection:
     """The ordered best ``keep`` images and their best crops, as the last level would choose them.
 
     Args:
         t: float64 [images, crops], scores of the first level.
         keep: how many images to keep, at most the number of rows.
-        levels: precisions from the first to the exact one; the last one's ``delta`` counts as 0.
+        levels: precisions from the first to the exact one; the last one's ``delta`` counts as 0. Each ``delta`` bounds
+            the distance to the next level, so a score is off from the exact one by the sum of those from its level on.
+        finer: bool [images, crops], scores that are of the second level already.
 
     Raises:
         ValueError: more to keep than there are rows, or a NaN score.
@@ -105,7 +109,8 @@ def select(t: NDArray[np.float64], keep: int, levels: Sequence[Level]) -> Select
         raise ValueError("t: has NaN, expected numbers (the observer's outputs are broken)")
     first_images, first_crops = plain_order(t, keep)
     levels[0].scored += t.size
-    scores = _Scores(t.copy(), np.zeros(t.shape, dtype=np.int64))
+    started = np.zeros(t.shape, dtype=np.int64) if finer is None else finer.astype(np.int64)
+    scores = _Scores(t.copy(), started)
     while True:
         delta = _bounds(scores, levels)
         open_ = open_crops(scores.t, delta, keep) & (scores.level < len(levels) - 1)
@@ -119,8 +124,10 @@ def select(t: NDArray[np.float64], keep: int, levels: Sequence[Level]) -> Select
 
 
 def _bounds(scores: _Scores, levels: Sequence[Level]) -> NDArray[np.float64]:
-    fixed = np.array([level.delta for level in levels[:-1]] + [0.0])[scores.level]
-    relative = np.array([level.relative for level in levels[:-1]] + [0.0])[scores.level]
+    fixed, relative = (
+        np.cumsum([0.0, *(part(level) for level in levels[-2::-1])])[::-1][scores.level]
+        for part in (lambda level: level.delta, lambda level: level.relative)
+    )
     size = np.where(np.isfinite(scores.t), np.abs(scores.t), 0.0)
     bounds: NDArray[np.float64] = fixed + relative * size
     return bounds

@@ -43,9 +43,9 @@ class ClassScores:
         """No batch follows: starts the copy of the margins to host memory."""
         whole = torch.cat(self.t) if self.t else torch.empty(0, dtype=torch.float64)
         if whole.is_cuda:
-            self._fetched = torch.cuda.Event()
+            self._fetched, stream = torch.cuda.Event(), torch.cuda.current_stream(whole.device)
             whole = whole.to("cpu", non_blocking=True)
-            self._fetched.record()
+            self._fetched.record(stream)  # the default would be a stream of device 0
         self.t = [whole]
 
     def margins(self) -> NDArray[np.float64]:
@@ -90,14 +90,13 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
     levels = scorer.levels()
     for level in levels[1:]:
         level.rescore = _rescorer(scorer, level.name, scores, order, positions, boxes)
-    if scorer.low:
-        _mend_overflows(t, levels[1])
+    mended = _mend_overflows(t, levels[1]) if scorer.low else None
     if np.isnan(t).any():
         raise ValueError(
             f"class {name}: the observer's scores of {int(np.isnan(t).sum())} crops are NaN; check its weights and "
             "normalisation"
         )
-    chosen: Selection = select(t, config.patches, levels)
+    chosen: Selection = select(t, config.patches, levels, finer=mended)
     scorer.learn(levels)
     for level in levels:
         level.rescore = None  # lets go of the patches
@@ -107,12 +106,14 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
     )  # fmt: skip
 
 
-def _mend_overflows(t: NDArray[np.float64], finer: Level) -> None:
-    """Scores anew what overflowed in half precision; the first level's bound is generous for such scores."""
-    images, crops = np.nonzero(~np.isfinite(t))
+def _mend_overflows(t: NDArray[np.float64], finer: Level) -> NDArray[np.bool_]:
+    """Scores anew, at the next level, what overflowed in half precision; returns which crops those were."""
+    overflowed = ~np.isfinite(t)
+    images, crops = np.nonzero(overflowed)
     if len(images) and finer.rescore is not None:
         t[images, crops] = finer.rescore(images, crops)
         finer.scored += len(images)
+    return overflowed
 
 
 def _rescorer(
