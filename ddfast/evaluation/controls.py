@@ -40,7 +40,8 @@ def random_subset(
 
     Each picture's largest centred square is resized to ``size``, written in ``image_format`` and read again, so that
     compression costs both sides the same. With ``counts`` a class gets that many pictures; with ``budgets`` as many,
-    in the order of the draw, as its bytes pay for, and at least one.
+    in the order of the draw, as its bytes pay for, and at least one; what is left over goes to the next class, so that
+    all of them together miss the bytes by less than a picture.
 
     Args:
         source: the real set.
@@ -59,10 +60,10 @@ def random_subset(
     stream = open_stream("threads", workers=0)
     images: list[Tensor] = []
     labels: list[int] = []
-    spent = 0
+    spent, left = 0, 0.0
     for place, label in enumerate(targets):
         count = source.count(label) if counts is None else counts[place]
-        budget = float("inf") if budgets is None else budgets[place]
+        budget = float("inf") if budgets is None else budgets[place] + left
         chosen, used = _draw(source, stream, label, size, seed, image_format, count, budget)
         if not chosen:
             raise ValueError(
@@ -71,6 +72,7 @@ def random_subset(
         images += chosen
         labels += [place] * len(chosen)
         spent += used
+        left = budget - used if budgets is not None else 0.0
     stream.close()
     return Subset(torch.stack(images), torch.tensor(labels, dtype=torch.int64), spent)
 

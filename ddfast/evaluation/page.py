@@ -65,8 +65,9 @@ def lead(report: Report) -> str:
     students = ", ".join(student["label"] for student in report["students"])
     observer = f", chosen by observer {one['observer']}" if one["observer"] and len(report["sets"]) == 1 else ""
     size = f"{one['resolution'][0]} x {one['resolution'][1]}"
+    what = f"{one['images']} images" if len(report["sets"]) == 1 else ", ".join(s["name"] for s in report["sets"])
     return (
-        f"{one['images']} images of {len(report['class_names'])} classes at {size}{observer}. "
+        f"{what} of {len(report['class_names'])} classes at {size}{observer}. "
         f"{seeds} {'student' if seeds == 1 else 'students'} of each kind ({students}), tested on "
         f"{report['validation']['images']:,} pictures of {report['validation']['name']} after the last epoch."
     )

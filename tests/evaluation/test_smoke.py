@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,9 +24,9 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_smoke_set_needs_no_options(smoke: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    began = time.perf_counter()
+    began = sum(os.times()[:4])
     assert main(["evaluate", str(smoke), "--preset", "smoke", "--quiet"]) == 0
-    assert time.perf_counter() - began < 240  # two minutes on two free cores
+    assert sum(os.times()[:4]) - began < 240  # processor seconds, helpers' too: two minutes on two free cores
     text = capsys.readouterr().out
     assert "report.html" in text
     out = smoke.with_name("set_evaluation")
