@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 import ddfast
+from ddfast.bench.end_to_end import steady_rate
 from ddfast.bench.pictures import make_pictures
 from ddfast.nets import Observer, imagenet_wnids, load_observer
 
@@ -38,20 +39,23 @@ def _observer() -> Observer:
 
 @dataclass(frozen=True)
 class Run:
-    """Wall seconds of a whole run, those before the first picture, and the printed report."""
+    """Wall seconds of a whole run, those before the first batch, pictures/s once it runs evenly, the printed report."""
 
     seconds: float
     setup: float
+    rate: float
     report: str
 
 
 def _distil(source: Any, out: Path, observer: Observer, settings: dict[str, Any]) -> Run:
     shutil.rmtree(out, ignore_errors=True)
-    printed, marks = io.StringIO(), [time.perf_counter()]
-    settings = {**settings, "on_progress": lambda event: marks.append(time.perf_counter())}
+    printed, begin = io.StringIO(), time.perf_counter()
+    marks: list[tuple[float, int]] = []
+    settings = {**settings, "on_progress": lambda event: marks.append((time.perf_counter(), event.done))}
     with contextlib.redirect_stderr(printed):
         ddfast.distill("rded", source, observer=observer, out=out, check_classes=False, **settings)
-    return Run(time.perf_counter() - marks[0], marks[1] - marks[0], printed.getvalue())
+    end = time.perf_counter()
+    return Run(end - begin, marks[0][0] - begin, steady_rate(marks, end), printed.getvalue())
 
 
 def _trace(run: Any, path: Path, cuda: bool) -> None:
@@ -110,7 +114,6 @@ def _result(asked: argparse.Namespace, settings: dict[str, Any], source: Path, f
     folders = [folder for folder in sorted(source.iterdir()) if folder.is_dir()]
     pictures = sum(min(len(list(folder.iterdir())), settings["mipc"]) for folder in folders)
     sizes = [file.stat().st_size for folder in folders for file in sorted(folder.iterdir())[:20]]
-    work = run.seconds - run.setup
     return {
         "name": asked.name,
         "settings": {key: value for key, value in settings.items() if key != "overwrite"},
@@ -121,8 +124,8 @@ def _result(asked: argparse.Namespace, settings: dict[str, Any], source: Path, f
         "seconds": round(run.seconds, 3),
         "setup_seconds": round(run.setup, 3),
         "seconds_first_run": round(first.seconds, 3),
-        "pictures_per_second": round(pictures / work, 1),
-        "imagenet_1k_seconds": round(run.setup + work / pictures * IMAGENET_PICTURES, 1),
+        "pictures_per_second": round(run.rate, 1),
+        "imagenet_1k_seconds": round(run.setup + IMAGENET_PICTURES / run.rate, 1),
         "report": [line for line in run.report.splitlines() if line.strip()],
     }
 
