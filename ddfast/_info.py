@@ -87,5 +87,7 @@ def describe(info: dict[str, Any]) -> str:
         lines.append(f"ddfast.{name}: " + ", ".join(f"{key} {value}" for key, value in native.items()))
     lines.append("ops, backends in order of preference:")
     for name, devices in info["ops"].items():
-        lines.append(f"  {name:16s}" + "; ".join(f"{device}: {', '.join(names)}" for device, names in devices.items()))
+        if name.endswith(("_out", "_backward", "_double_backward")):
+            continue  # parts of the op of the same stem
+        lines.append(f"  {name:16s} " + "; ".join(f"{device}: {', '.join(names)}" for device, names in devices.items()))
     return "\n".join(lines)

@@ -8,6 +8,7 @@ import json
 import sys
 import typing
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="ddfast", description="Dataset distillation: fast, exact, resumable.", epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"ddfast {version('ddfast')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_distill(commands)
     _add_relabel(commands)

@@ -71,8 +71,9 @@ def refuse_occupied(root: str | os.PathLike[str], *, resume: bool, overwrite: bo
     path = Path(root)
     if folder.is_empty(path) or resume or overwrite:
         return
-    what = "holds a run or a distilled set" if folder.read_marker(path) else "is not empty"
+    if not folder.read_marker(path):
+        raise RunError(f"{path}: is not empty, and what it holds is no run of ddfast. Choose another folder.")
     raise RunError(
-        f"{path}: {what}. Go on with --resume (finished tasks are kept), start anew with --overwrite (deletes it), or "
-        "choose another folder."
+        f"{path}: holds a run or a distilled set. Go on with resume (--resume; finished tasks are kept), start anew "
+        "with overwrite (--overwrite; deletes it), or choose another folder."
     )

@@ -101,6 +101,20 @@ class DistilledSet:
         """What students should use, from the manifest; None if unknown."""
         return normalization_from_json(self.manifest.get("normalization"))
 
+    def __repr__(self) -> str:
+        height, width = self.images.shape[1:3]
+        method, source = self.manifest.get("method"), (self.manifest.get("source") or {}).get("name")
+        of = "".join((f" by {method}" if method else "", f" of {source}" if source else ""))
+        return f"<DistilledSet{of}: {len(self)} images {height}x{width} of {len(self.class_names)} classes>"
+
+    def contact_sheet(self, path: str | os.PathLike[str]) -> Path:
+        """Writes a PNG with the images of each class in a row (the first classes, when there are many)."""
+        from ddfast.store.contact_sheet import contact_sheet_png
+
+        target = Path(path)
+        target.write_bytes(contact_sheet_png(self))
+        return target
+
     def as_dataset(self, transform: Callable[[Any], Any] | None = None, *, kind: str = "pil") -> DistilledDataset:
         """The set as a torch ``Dataset`` of (image, label) with ``.targets``, ``.classes`` and ``.class_to_idx``.
 

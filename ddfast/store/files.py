@@ -68,6 +68,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
+    # safetensors makes files that only their owner may read; who may use the folder may read the set
+    path.chmod(path.parent.stat().st_mode & 0o666)
     flush(path)
 
 
