@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ddfast._types import IMAGENET, Normalization
 from ddfast.store import DistilledSet, LabelStore, TopKLabels, set_fingerprint
-from ddfast.train.replay import Replay, render
+from ddfast.train.augment import render
+from ddfast.train.replay import Replay
 
 
 class SoftLabelDataset(Dataset):

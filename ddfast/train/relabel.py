@@ -17,7 +17,8 @@ from ddfast.runs import Ledger, Progress, ProgressEvent, Task, Worker, identify_
 from ddfast.store import DistilledSet, LabelLayout, LabelStore
 from ddfast.store.label_codec import encode_labels, kept_information
 from ddfast.store.labels import LABELS_FILE, OUTPUTS
-from ddfast.train.replay import Replay, render
+from ddfast.train.augment import render
+from ddfast.train.replay import Replay
 from ddfast.train.teachers import FORWARD_BATCH, Teachers, load_teacher
 from ddfast.train.views import ViewConfig, Views
 

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfast._types import Normalization
-from ddfast.ops import augment_batch
 from ddfast.store import set_fingerprint
 from ddfast.train.views import ViewConfig, Views, draw_views, epoch_order
 
@@ -89,25 +87,6 @@ class Replay:
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise ValueError(f"fingerprint: got {dict(fingerprint)!r}, which lacks what replaying needs") from error
-
-
-def render(
-    images: Tensor,
-    views: Views,
-    view: ViewConfig,
-    normalization: Normalization,
-    *,
-    dtype: torch.dtype = torch.float32,
-    threads: int | None = None,
-) -> Tensor:
-    """The views' pixels [n, 3, h, w] in channels-last order, on the device of uint8 ``images`` [N, H, W, 3]."""
-    draws = views.to(images.device)
-    return augment_batch(
-        images, draws.index, draws.columns, draws.rows, draws.boxes, draws.flip, draws.shift, draws.partner,
-        draws.mix_box, draws.share, size=view.size, mean=normalization.mean, std=normalization.std,
-        mixup=view.mix == "mixup", dtype=dtype, validate=False,
-        threads=torch.get_num_threads() if threads is None else threads,
-    )  # fmt: skip
 
 
 def view_to_json(view: ViewConfig) -> dict[str, Any]:

@@ -11,9 +11,10 @@ import torch
 
 from ddfast._types import IMAGENET
 from ddfast.store import LabelStore
+from ddfast.train.augment import render
 from ddfast.train.fkd import FKDLabels, write_fkd
 from ddfast.train.relabel import relabel
-from ddfast.train.replay import Replay, render
+from ddfast.train.replay import Replay
 from ddfast.train.views import ViewConfig
 from tests.train.label_helpers import VIEW, teacher, tiny_set
 

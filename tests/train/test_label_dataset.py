@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from ddfast.ops import soft_label_loss
 from ddfast.store import LabelMismatchError, LabelStore
+from ddfast.train.augment import render
 from ddfast.train.label_dataset import ImageLabelDataset, SoftLabelDataset
 from ddfast.train.relabel import relabel
-from ddfast.train.replay import Replay, render, view_from_json, view_to_json
+from ddfast.train.replay import Replay, view_from_json, view_to_json
 from tests.train.label_helpers import VIEW, teacher, tiny_set
 
 
