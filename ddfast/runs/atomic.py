@@ -98,6 +98,41 @@ def atomic_create_bytes(path: str | os.PathLike[str], data: bytes) -> bool:
     return True
 
 
+def create_exclusive(path: Path, data: bytes) -> bool:
+    """Make a short-lived file, complete or absent, in a folder that exists; never replaces, not flushed to the disk.
+
+    Unlike `atomic_create_bytes` it stays exclusive on file systems without hard links, where a killed process can
+    leave the file empty.
+
+    Args:
+        path: the file.
+        data: its contents.
+
+    Returns:
+        True if this call made the file, False if it was there.
+
+    Raises:
+        RunError, OSError: as in `atomic_write_bytes`.
+    """
+    staged = _temporary_of(path)
+    try:
+        _write(staged, data)
+        try:
+            os.link(staged, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            os.replace(staged, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise explain(error, path, f"writing {len(data)} bytes") or error from error
+    finally:
+        discard([staged])
+    return True
+
+
 def stage_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
     """Write ``data`` under a temporary name beside ``path``; `publish` flushes it to the disk and names it.
 
@@ -112,7 +147,7 @@ def stage_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
         RunError, OSError: as in `atomic_write_bytes`; no temporary is left.
     """
     target = Path(path)
-    temporary = target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}")
+    temporary = _temporary_of(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _write(temporary, data)
@@ -122,6 +157,10 @@ def stage_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
             raise explain(error, target, f"writing {len(data)} bytes") or error from error
         raise
     return temporary
+
+
+def _temporary_of(target: Path) -> Path:
+    return target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}")
 
 
 def publish(pairs: Iterable[tuple[Path, Path]]) -> None:

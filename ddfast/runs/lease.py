@@ -1,8 +1,8 @@
 """Leases: who works on a task now, kept as small files on a file system that machines share.
 
-Task ``t`` is held through ``t.lease-<generation>``. A generation is made with O_CREAT | O_EXCL, so exactly one worker
-gets it, and its number is never used again: taking over a lease means making the next generation, for which again only
-one worker can win. Nothing is renamed or deleted under a live worker's feet.
+Task ``t`` is held through ``t.lease-<generation>``. A generation gets its name, with its contents, in one exclusive
+step, so exactly one worker gets it, and its number is never used again: taking over a lease means making the next
+generation, for which again only one worker can win. Nothing is renamed or deleted under a live worker's feet.
 
 A lease is over when
   * it was given back (its modification time is 0: that needs no disk space, so it works on a full disk), or
@@ -27,7 +27,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddfast.runs.atomic import explain
+from ddfast.runs.atomic import create_exclusive
 
 CLOCK_SKEW = 900.0
 DEFAULT_EXPIRY = 180.0
@@ -195,21 +195,7 @@ class LeaseBook:
         return now - known[2] > self.expiry
 
     def _create(self, task: str, generation: int) -> bool:
-        path = self.path(task, generation)
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise explain(error, path, "claiming a task") or error from error
-        try:
-            os.write(handle, json.dumps(self.owner.__dict__).encode())
-        except OSError as error:
-            os.utime(path, (0, 0))  # the generation stays used, but free for the next
-            raise explain(error, path, "claiming a task") or error from error
-        finally:
-            os.close(handle)
-        return True
+        return create_exclusive(self.path(task, generation), json.dumps(self.owner.__dict__).encode())
 
     def _start_heartbeat(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -223,7 +209,7 @@ class LeaseBook:
 
 
 def _read_owner(path: Path) -> Owner | None:
-    """The owner written in a lease; None while its maker has not finished writing."""
+    """The owner written in a lease; None if a power cut, or a file system without hard links, left it unwritten."""
     try:
         return Owner(**json.loads(path.read_bytes()))
     except (ValueError, TypeError):

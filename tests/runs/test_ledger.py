@@ -289,7 +289,7 @@ def test_old_lease_of_another_machine_needs_no_waiting(tmp_path: Path) -> None:
     looker.close()
 
 
-def test_half_written_lease_belongs_to_somebody_alive(tmp_path: Path) -> None:
+def test_empty_lease_belongs_to_somebody_alive(tmp_path: Path) -> None:
     looker = LeaseBook(tmp_path, expiry=0.2)
     looker.path("t", 0).write_bytes(b"")
     assert looker.claim("t") is None
