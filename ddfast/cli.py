@@ -20,6 +20,7 @@ _EXAMPLES = """examples:
   ddfast relabel smoke --preset smoke --teacher train:conv3 --data mnist5k --out smoke_labels
   ddfast evaluate smoke --preset smoke
   ddfast evaluate rded_in1k --data imagenet:val --train imagenet:train --teacher resnet18 --students resnet18
+  ddfast reproduce rded-cifar10-conv3 --data cifar-10-batches-bin --out reproduced
   ddfast export smoke --to huggingface --out smoke_hf
   ddfast info
 """
@@ -31,12 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
-        hint = (
-            "; what is finished is kept, go on with --resume"
-            if {"method", "sets", "teachers"} & set(vars(arguments))
-            else ""
-        )
-        print(f"\ninterrupted{hint}", file=sys.stderr)
+        given = set(vars(arguments))
+        hint = "go on with --resume" if {"method", "sets", "teachers"} & given else ""
+        hint = "give the same command to go on" if "table" in given else hint
+        print(f"\ninterrupted{hint and '; what is finished is kept, '}{hint}", file=sys.stderr)
         return 130
     except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError) as error:
         if arguments.traceback:
@@ -62,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo_out"), help="output folder (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--overwrite", action="store_true", help="replace an earlier demo in the output folder")
+    _add_reproduce(commands)
     bench = _command(
         commands, "bench", _bench, help="what ddfast reaches on this machine, and how far that is from its limit"
     )
@@ -149,6 +149,17 @@ def _add_evaluate(commands: Any) -> None:
     one.set_defaults(fields=_names(EvaluationConfig))
 
 
+def _add_reproduce(commands: Any) -> None:
+    one = _command(commands, "reproduce", _reproduce, help="make a published table again; start it again to go on")
+    one.add_argument("table", metavar="NAME", help="rded-cifar10-conv3")
+    one.add_argument("--data", help="the data set, such as a CIFAR-10 folder (default: download with torchvision)")
+    one.add_argument("--out", type=Path, help="output folder, which an earlier call may have begun (default: NAME)")
+    one.add_argument("--seeds", type=int, default=3, help="students of each kind (default: %(default)s)")
+    one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    one.add_argument("--processes", type=int, help="students trained side by side (default: one a core)")
+    one.add_argument("--quiet", action="store_true", help="no progress")
+
+
 def _add_export(commands: Any) -> None:
     from ddfast.store.export import EXPORTERS
 
@@ -211,6 +222,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         **{name: getattr(arguments, name) for name in passed.split()}, **given,
     )  # fmt: skip
     print(json.dumps(result.report) if arguments.json else f"{result.text()}\n\n{out / 'report.html'}")
+    return 0
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from ddfast.reproduce import markdown, reproduce
+
+    table = reproduce(
+        arguments.table, arguments.out or Path(arguments.table), data=arguments.data, seeds=arguments.seeds,
+        device=arguments.device, processes=arguments.processes, quiet=arguments.quiet,
+    )  # fmt: skip
+    print(markdown(table))
     return 0
 
 

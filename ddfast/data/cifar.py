@@ -62,6 +62,30 @@ def open_cifar(folder: Path, split: str = "train") -> ArraySource:
     return _open_torchvision(kind, place, split, suffix)
 
 
+def download_cifar(name: str, folder: Path) -> Path:
+    """Downloads CIFAR with torchvision, checksums included; what is there already is kept.
+
+    Args:
+        name: torchvision's class, "CIFAR10" or "CIFAR100".
+        folder: where to.
+
+    Returns:
+        ``folder``, for `open_cifar`.
+
+    Raises:
+        ValueError: it cannot be had; the message says what to do.
+    """
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, name)(str(folder), train=True, download=True)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"data: {name} could not be downloaded ({error}); fetch it elsewhere and name its folder with --data"
+        ) from error
+    return folder
+
+
 def _read_binary(files: list[Path], label_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     record = label_bytes + 3 * _PLANE
     parts = []

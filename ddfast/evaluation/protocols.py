@@ -28,6 +28,7 @@ class EvaluationConfig:
     seed: int = setting(0, "seed of initial weights, order, augmentation and random subsets")
     preset: str = setting("rded", "training recipe: rded, hard_label, dsa or smoke", cli=False)
     controls: bool = setting(True, "also train on random real pictures, at equal images and at equal bytes")
+    byte_control: bool = setting(True, "among the controls, random pictures of equal bytes; they may be thousands")
     soft: bool = setting(True, "also train with the teacher's soft labels, where there is a teacher")
     ars: bool | None = setting(None, "also train without augmentation, for the augmentation-robust score")
     full_data: bool | None = setting(None, "also train on the whole real set, for the label-robust score")

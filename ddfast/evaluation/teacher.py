@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ddfast._types import Normalization
 from ddfast.data import Source
-from ddfast.nets.checkpoints import read_state_dict
+from ddfast.nets.checkpoints import read_state_dict, state_bytes
 from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.runs import atomic_write_bytes
@@ -115,11 +115,8 @@ def _repeat(
 
 def keep_teacher(teacher: Teacher, path: Path) -> None:
     """Keeps the weights of a teacher that was trained here, so that a resumed run has the very same one."""
-    from safetensors.torch import save
-
     if teacher.again and not path.exists():
-        state = {name: value.detach().cpu().contiguous() for name, value in teacher.module.state_dict().items()}
-        atomic_write_bytes(path, save(state))
+        atomic_write_bytes(path, state_bytes(teacher.module))
 
 
 def _mapped(observer: Observer, distilled: DistilledSet, train: Source | None = None) -> Teacher:

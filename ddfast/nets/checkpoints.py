@@ -94,6 +94,13 @@ def load_into(module: nn.Module, state: StateDict, name: str, origin: str) -> No
     module.load_state_dict({**{k: own[k] for k in optional}, **state})
 
 
+def state_bytes(module: nn.Module) -> bytes:
+    """All parameters and buffers as the contents of a ``.safetensors`` file."""
+    from safetensors.torch import save
+
+    return save({name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()})
+
+
 def fingerprint(module: nn.Module) -> str:
     """SHA-256 over names, shapes, dtypes and bytes of all parameters and buffers, in name order."""
     digest = hashlib.sha256()

@@ -1,0 +1,83 @@
+"""Reproductions: one call from data to table, which can be stopped anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddfast import reproduce as module
+from ddfast.reproduce import REPRODUCTIONS, Published, Reproduction, markdown, reproduce
+from ddfast.train import TrainConfig
+from tests.evaluation.eval_case import pictures
+
+TINY = Reproduction(
+    name="tiny",
+    about="colours",
+    dataset="CIFAR10",
+    network="conv3",
+    size=16,
+    preset="cifar10",
+    observer=TrainConfig(epochs=2, batch_size=16, lr=0.05),
+    observer_top1=90.0,
+    published={1: Published(50.0, 0.3), 2: Published(60.0, 0.2)},
+    source="nowhere",
+    settings={"epochs": 2, "curve_points": 2, "width": 8},
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(REPRODUCTIONS, "tiny", TINY)
+    (x, y), (x_test, y_test) = pictures(20, 1), pictures(6, 2)
+    np.savez(tmp_path / "colours.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    return tmp_path / "colours.npz"
+
+
+def test_stopped_anywhere_it_ends_in_the_same_table(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def call(out: str) -> dict[str, object]:
+        return reproduce("tiny", tmp_path / out, data=data, seeds=2, device="cpu", processes=1, quiet=True)
+
+    whole = call("whole")
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("distill_to", "evaluate", "make_table"):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, stop)
+            with pytest.raises(KeyboardInterrupt):
+                call("stopped")
+    assert call("stopped") == whole
+    assert json.loads((tmp_path / "stopped/table.json").read_text()) == whole
+    assert (tmp_path / "stopped/table.md").read_text() == (tmp_path / "whole/table.md").read_text()
+    assert call("stopped") == whole  # nothing left to do
+
+
+def test_table_says_what_was_measured(data: Path, tmp_path: Path) -> None:
+    table = reproduce("tiny", tmp_path / "out", data=data, seeds=2, device="cpu", processes=1, quiet=True)
+    assert [row["ipc"] for row in table["rows"]] == [1, 2]
+    assert table["test_pictures"] == 18
+    assert table["students"] == 2
+    for row in table["rows"]:
+        assert row["distilled soft best of tests"]["mean"] >= row["distilled soft"]["mean"]
+    text = markdown(table)
+    assert "| 1 | 50.0 ± 0.3 |" in text
+    assert f"reaches {table['observer']['top1']:.1f} % (published: 90.0 %)" in text
+
+
+def test_unknown_name_and_missing_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="name: got 'nothing', expected one of rded-cifar10-conv3"):
+        reproduce("nothing", tmp_path)
+    from torchvision import datasets
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(datasets, "CIFAR10", offline)
+    with pytest.raises(ValueError, match=r"data: CIFAR10 could not be downloaded \(no network\).*--data"):
+        reproduce("rded-cifar10-conv3", tmp_path)
