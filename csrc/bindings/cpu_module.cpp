@@ -7,6 +7,7 @@
 #include "bindings/augment.h"
 #include "bindings/crops.h"
 #include "bindings/philox.h"
+#include "bindings/plane.h"
 #include "common/isa.h"
 #include "crop_score/crop_score.h"
 
@@ -70,6 +71,7 @@ PYBIND11_MODULE(_cpu, m) {
   bind_crops(m);
   bind_augment(m);
   bind_philox(m);
+  bind_plane(m);
   m.def("crop_score", &bind_crop_score);
   m.def("class_topk_f32", &run_class_topk<float>);
   m.def("class_topk_f64", &run_class_topk<double>);

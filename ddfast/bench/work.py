@@ -36,3 +36,8 @@ def scores(n: int, m: int, classes: int) -> Work:
 def topk(classes: int, kept: int, samples: int) -> Work:
     """The table (score 4 bytes, key 8) is read and written anew, because the op is pure; each sample is read once."""
     return Work(samples, "sample", 2.0 * 12 * classes * kept + 20.0 * samples)
+
+
+def planes(images: int, channels: int, side: int, passes: float) -> Work:
+    """Feature planes in float32 that are read or written ``passes`` times (pooled ones count a quarter)."""
+    return Work(images, "image", bytes=4.0 * images * channels * side * side * passes)

@@ -12,6 +12,7 @@ from ddfast.ops.class_topk import EMPTY_KEY, class_topk, empty_topk
 from ddfast.ops.crop_score import crop_score
 from ddfast.ops.mosaic import mosaic
 from ddfast.ops.multi_crop import multi_crop
+from ddfast.ops.plane_block import plane_block
 from ddfast.ops.soft_label_loss import soft_label_loss
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "empty_topk",
     "mosaic",
     "multi_crop",
+    "plane_block",
     "soft_label_loss",
     "use_backend",
 ]
