@@ -125,12 +125,15 @@ class BuildNative(build_ext):
 NATIVE_INCLUDES = ["csrc", pybind11.get_include()]
 modules = [
     Extension("ddfast._cpu", sources("bindings/cpu_module.cpp") + sources("bindings/parallel.cpp"), language="c++",
-              include_dirs=NATIVE_INCLUDES, libraries=["pthread"], define_macros=[("DDFAST_X86", "1")] if X86 else []),
+              depends=sources("*/*"), include_dirs=NATIVE_INCLUDES, libraries=["pthread"],
+              define_macros=[("DDFAST_X86", "1")] if X86 else []),
 ]  # fmt: skip
 if NVCC:
     # optional: build_ext then reports a failed compilation as a warning and goes on without the module
     optional = os.environ.get("DDFAST_CUDA", "auto") == "auto"
     cuda_sources = ["csrc/bindings/cuda_module.cpp"]
-    modules.append(Extension("ddfast._cuda", cuda_sources, include_dirs=NATIVE_INCLUDES, optional=optional))
+    modules.append(
+        Extension("ddfast._cuda", cuda_sources, depends=sources("*/*"), include_dirs=NATIVE_INCLUDES, optional=optional)
+    )
 
 setup(ext_modules=modules, cmdclass={"build_ext": BuildNative})

@@ -42,7 +42,7 @@ inline void put(Bf16* p, Wide v) {
 #endif
 }
 
-inline Wide relu(Wide v) { return v > 0.0f ? v : Wide{}; }
+inline Wide relu(Wide v) { return v < 0.0f ? Wide{} : v; }  // NaN stays NaN
 inline Wide where_positive(Wide z, Wide v) { return z > 0.0f ? v : Wide{}; }
 
 template <int K>

@@ -121,12 +121,12 @@ class Plan:
         own = "soft" if live or stored else "hard"
         controls = self.config.controls and self.train is not None
         sets = (DISTILLED, *([RANDOM_IMAGES] * controls), *([RANDOM_BYTES] * (controls and self.config.byte_control)))
-        found = [
-            (images, labels, True)
-            for images in sets
-            for labels in ("hard", "soft")
-            if labels == "hard" or live or (stored and images == DISTILLED)
-        ]
+        found: list[tuple[str, str, bool]] = []
+        for images in sets:
+            if self.config.hard or not live:
+                found.append((images, "hard", True))
+            if live or (stored and images == DISTILLED):
+                found.append((images, "soft", True))
         if controls and asked(self.config.ars, self.config) and (own == "hard" or live):
             found += [(images, own, False) for images in (DISTILLED, RANDOM_IMAGES)]
         if self.train is not None and asked(self.config.full_data, self.config) and self.config.full_accuracy is None:

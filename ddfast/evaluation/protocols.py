@@ -29,6 +29,7 @@ class EvaluationConfig:
     preset: str = setting("rded", "training recipe: rded, hard_label, dsa or smoke", cli=False)
     controls: bool = setting(True, "also train on random real pictures, at equal images and at equal bytes")
     byte_control: bool = setting(True, "among the controls, random pictures of equal bytes; they may be thousands")
+    hard: bool = setting(True, "also train with hard labels where there are soft ones")
     soft: bool = setting(True, "also train with the teacher's soft labels, where there is a teacher")
     ars: bool | None = setting(None, "also train without augmentation, for the augmentation-robust score")
     full_data: bool | None = setting(None, "also train on the whole real set, for the label-robust score")

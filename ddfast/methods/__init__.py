@@ -46,7 +46,7 @@ def distill(
     """Distils ``source`` into a small set on disk.
 
     Args:
-        method: ``"rded"``.
+        method: ``"rded"`` or ``"mtt"``.
         source: class folders, a CIFAR or Tiny-ImageNet folder, an ``.npz`` file, arrays ``(images uint8 [N, H, W, 3],
             labels [N])``, ``"mnist5k"`` or a :class:`ddfast.data.Source`.
         out: folder for the result; an interrupted run in it goes on with ``resume=True``.  None keeps the result in
@@ -91,5 +91,6 @@ def distill_to(
     run_fields = {f.name for f in dataclasses.fields(RunOptions)}
     options = RunOptions(**{k: v for k, v in settings.items() if k in run_fields and v is not None})
     named = observer if isinstance(observer, str) or observer is None else None
-    config = chosen.configure(preset, observer=named, **{k: v for k, v in settings.items() if k not in run_fields})
+    values = {k: v for k, v in settings.items() if k not in run_fields}
+    config = chosen.configure(preset, **({"observer": named} if named else {}), **values)
     chosen.run(open_source(source), Path(out), config, options, observer=None if named else observer)

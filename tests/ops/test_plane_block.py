@@ -170,6 +170,16 @@ def test_constant_planes_and_empty_batch() -> None:
     assert plane_block(torch.empty(0, 16, 4, 4), torch.ones(16), torch.zeros(16)).shape == (0, 16, 2, 2)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_not_a_number_comes_through(backend: str) -> None:
+    a = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    a[0, 3, 2, 1] = float("nan")
+    with ops.use_backend(backend):
+        p = plane_block(a, torch.ones(16), torch.zeros(16))
+    assert torch.isnan(p[0, 3]).all()
+    assert torch.isfinite(p[1]).all()
+
+
 @pytest.mark.parametrize("name", ["plane_block", "plane_block_backward", "plane_block_tangent"])
 def test_opcheck(name: str) -> None:
     a, da, gamma, beta, dgamma, dbeta = case((2, 16, 4, 4))

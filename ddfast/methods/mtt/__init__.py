@@ -1,0 +1,22 @@
+"""MTT: images whose short trainings end where long trainings on real pictures do (Cazenavette et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddfast.methods._registry import register_method
+from ddfast.methods.mtt.config import PRESETS, MTTConfig
+
+if TYPE_CHECKING:
+    from ddfast.data import Source
+    from ddfast.methods._options import RunOptions
+
+__all__ = ["PRESETS", "MTTConfig"]
+
+
+@register_method("mtt", config_class=MTTConfig, presets=PRESETS)
+def _run(source: Source, out: Path, config: MTTConfig, options: RunOptions, observer: Any = None) -> None:
+    from ddfast.methods.mtt.pipeline import run
+
+    run(source, out, config, options, observer)

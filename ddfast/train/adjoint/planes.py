@@ -1,0 +1,207 @@
+"""One training step of an instance-norm ConvNet with its second derivatives written out: no autograd graph.
+
+Notation of `ddfast.ops.plane_block`; the direction v in parameter space has the parts V (convolution), vgamma, vbeta
+(norm), and those of the linear layer. The tangent of the ordinary backward pass along v holds both H v (its weight
+part) and d/dx (g . v) (its input part), so one sweep gives the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ddfast import ops as _registered  # noqa: F401 (defines torch.ops.ddfast)
+from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.train.adjoint.step import Second, class_targets
+
+_ops = torch.ops.ddfast
+_EPS = 1e-5
+
+
+@dataclass
+class Block:
+    """What a block's forward pass leaves: its input, planes and their statistics; later the gradient of its output."""
+
+    x: Tensor
+    a: Tensor
+    mean: Tensor
+    rstd: Tensor
+    gp: Tensor
+
+
+@dataclass
+class Tape:
+    """What a step's first derivatives leave for the second ones; ``mass`` is the sum of each row's label."""
+
+    blocks: list[Block]
+    features: Tensor
+    probabilities: Tensor
+    mass: Tensor
+    go: Tensor
+
+
+@dataclass
+class Weights:
+    """Of one block, as the convolutions take them."""
+
+    conv: Tensor
+    gamma: Tensor
+    beta: Tensor
+
+
+class PlaneStep:
+    """A `Step` for FlatConvNets with instance norm and average or no pooling.
+
+    ``precision="bf16"`` keeps pictures, planes and convolution weights in bfloat16; statistics, the linear layer, theta
+    and all sums stay in theta's type.
+    """
+
+    def __init__(self, net: FlatConvNet, precision: str = "fp32") -> None:
+        if net.norm != "instance" or net.pool == "max":
+            raise ValueError(f"net: got norm {net.norm!r} and pool {net.pool!r}, expected instance, and avg or none")
+        self.net, self.pool, self.bf16 = net, net.pool == "avg", precision == "bf16"
+
+    def first(self, theta: Tensor, x: Tensor, y: Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tape]:
+        """See `Step`."""
+        blocks, head, bias = self._split(theta)
+        x = self._planes(x)
+        kept = []
+        for block in blocks:
+            a = F.conv2d(x, block.conv, padding=1)
+            p, mean, rstd = _ops.plane_block(a, block.gamma, block.beta, self.pool, _EPS)
+            kept.append(Block(x, a, mean, rstd, p))
+            x = p
+        features = _flat(x, theta)
+        log_p = F.log_softmax(F.linear(features, head, bias), 1)
+        target = class_targets(y, log_p)
+        mass, p = target.sum(1, keepdim=True), log_p.exp()
+        tape = Tape(kept, features, p, mass, (mass * p - target) / len(y))
+        loss = -(target * log_p).sum() / len(y)
+        gradient = self._backward(blocks, head, tape, weights)
+        return loss, gradient, tape
+
+    def second(
+        self, theta: Tensor, v: Tensor, tape: Tape, *, hessian: bool = True, rows: Tensor | None = None
+    ) -> Second:
+        """See `Step`."""
+        blocks, head, _ = self._split(theta)
+        directions, vhead, vbias = self._split(v)
+        tangents: list[tuple[Tensor | None, Tensor, Tensor, Tensor]] = []
+        dx: Tensor | None = None
+        for kept, block, along in zip(tape.blocks, blocks, directions, strict=True):
+            da = F.conv2d(kept.x, along.conv, padding=1)
+            if dx is not None:
+                da += F.conv2d(dx, block.conv, padding=1)
+            dp, dmean, cov = _ops.plane_block_tangent(
+                kept.a, da, kept.mean, kept.rstd, block.gamma, block.beta, along.gamma, along.beta, self.pool
+            )
+            tangents.append((dx, da, dmean, cov))
+            dx = dp
+        df = _flat(dx, theta)
+        do = F.linear(df, head) + F.linear(tape.features, vhead, vbias)
+        centred = do - (tape.probabilities * do).sum(1, keepdim=True)
+        dgo = tape.mass * tape.probabilities * centred / len(do)
+        product = [dgo.sum(0), dgo.T @ tape.features + tape.go.T @ df]
+        dgp = _unflat(dgo @ head + tape.go @ vhead, dx)
+        gradient: Tensor | None = None
+        for place in range(len(blocks) - 1, -1, -1):
+            kept, block, along = tape.blocks[place], blocks[place], directions[place]
+            dx, da, dmean, cov = tangents.pop()
+            ga, dga, dggamma, dgbeta = _ops.plane_block_tangent_backward(
+                kept.gp,
+                dgp,
+                kept.a,
+                da,
+                kept.mean,
+                kept.rstd,
+                dmean,
+                cov,
+                block.gamma,
+                block.beta,
+                along.gamma,
+                self.pool,
+            )
+            if hessian:
+                gw = _weight_gradient(dga, kept.x, block.conv)
+                gw = gw if dx is None else gw + _weight_gradient(ga, dx, block.conv)
+                product += [dgbeta, dggamma, torch.zeros_like(dgbeta), gw]
+            if place == 0 and rows is not None:
+                ga, dga = ga[rows], dga[rows]
+            if len(ga) > 0:
+                dgp = _input_gradient(dga, block.conv).add_(_input_gradient(ga, along.conv))
+                gradient = dgp
+        return Second(
+            self._join(product) if hessian else None,
+            None if gradient is None or len(ga) == 0 else gradient.to(theta.dtype),
+            (tape.go * do).sum(),
+            -centred / len(do),
+        )
+
+    def _backward(self, blocks: list[Weights], head: Tensor, tape: Tape, weights: bool) -> Tensor | None:
+        """The backward pass; leaves each block's gp on the tape."""
+        found = [tape.go.sum(0), tape.go.T @ tape.features]
+        gp = _unflat(tape.go @ head, tape.blocks[-1].gp)
+        for place in range(len(blocks) - 1, -1, -1):
+            kept, block = tape.blocks[place], blocks[place]
+            kept.gp = gp
+            if place == 0 and not weights:
+                return None
+            ga, ggamma, gbeta = _ops.plane_block_backward(
+                gp, kept.a, kept.mean, kept.rstd, block.gamma, block.beta, self.pool
+            )
+            if weights:
+                found += [gbeta, ggamma, torch.zeros_like(gbeta), _weight_gradient(ga, kept.x, block.conv)]
+            if place > 0:
+                gp = _input_gradient(ga, block.conv)
+        return self._join(found)
+
+    def _split(self, theta: Tensor) -> tuple[list[Weights], Tensor, Tensor]:
+        """Blocks and the linear layer, whose inputs are reordered to [row, column, channel]."""
+        tensors = self.net.split(theta)
+        blocks = [
+            Weights(self._planes(tensors[i]), tensors[i + 2], tensors[i + 3]) for i in range(0, 4 * self.net.depth, 4)
+        ]
+        head = tensors[-2].reshape(-1, self.net.width, self.net.side, self.net.side).permute(0, 2, 3, 1)
+        return blocks, head.reshape(len(head), -1), tensors[-1]
+
+    def _join(self, found: list[Tensor]) -> Tensor:
+        """A flat vector of what was found from the last tensor to the first."""
+        bias, head, *rest = found
+        side = self.net.side
+        head = head.reshape(-1, side, side, self.net.width).permute(0, 3, 1, 2)
+        parts = [part.reshape(-1).to(bias.dtype) for part in rest[::-1]]
+        return torch.cat([*parts, head.reshape(-1), bias])
+
+    def _planes(self, x: Tensor) -> Tensor:
+        """In the layout and type of the convolutions."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        return x.bfloat16() if self.bf16 else x
+
+
+def _flat(x: Tensor | None, theta: Tensor) -> Tensor:
+    """Channels-last planes as rows of theta's type."""
+    assert x is not None
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1).to(theta.dtype)
+
+
+def _unflat(rows: Tensor, like: Tensor | None) -> Tensor:
+    assert like is not None
+    n, c, h, w = like.shape
+    return rows.reshape(n, h, w, c).permute(0, 3, 1, 2).to(like.dtype)
+
+
+_SHAPE = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+
+
+def _input_gradient(g: Tensor, w: Tensor) -> Tensor:
+    x = g.new_empty(1).expand(len(g), w.shape[1], *g.shape[2:])  # its shape alone matters
+    result: Tensor = torch.ops.aten.convolution_backward(g, x, w, None, *_SHAPE, [True, False, False])[0]
+    return result
+
+
+def _weight_gradient(g: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    result: Tensor = torch.ops.aten.convolution_backward(g, x, w, None, *_SHAPE, [False, True, False])[1]
+    return result

@@ -1,0 +1,263 @@
+"""Gradient of the trajectory-matching loss through the student's training steps, exact and with flat memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.train.adjoint.planes import PlaneStep
+from ddfast.train.adjoint.step import AutogradStep, Step, class_targets
+from ddfast.train.dsa import DSADraw, apply_dsa
+
+UNROLLS = ("adjoint", "autograd", "compile")
+MEMORIES = ("store", "recompute")
+ADJOINTS = ("exact", "first_order")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class InnerStep:
+    """One step of the student: rows of the synthetic set, int64 [b], each at most once, and the augmentation."""
+
+    index: Tensor
+    draw: DSADraw | None = None
+
+
+@dataclass(frozen=True)
+class Match:
+    """Loss and its gradients; ``end`` is the student's last theta.
+
+    ``images`` is zero in rows that are not trainable; ``labels`` is None unless asked for.
+    """
+
+    loss: Tensor
+    images: Tensor
+    lr: Tensor
+    labels: Tensor | None
+    end: Tensor
+
+
+def match_trajectory(
+    net: FlatConvNet,
+    start: Tensor,
+    target: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    lr: Tensor | float,
+    steps: Sequence[InnerStep],
+    *,
+    unroll: str = "adjoint",
+    memory: str = "store",
+    adjoint: str = "exact",
+    precision: str = "fp32",
+    trainable: Tensor | None = None,
+    label_gradient: bool = False,
+) -> Match:
+    """Trains a student on the synthetic set for a few steps and differentiates how far it ends from the expert.
+
+    With theta_0 = start and x_i = A_i(images[index_i]): ``theta_{i+1} = theta_i - lr g_i``, g_i the gradient of the
+    mean cross-entropy of batch i, and ``loss = |theta_N - target|^2 / |theta_0 - target|^2``. The adjoint way runs
+
+        lambda_N = 2 (theta_N - target) / |theta_0 - target|^2;  for i = N-1 .. 0 with v = lambda_{i+1}:
+        images += -lr A_i^T d/dx (g_i . v),  lr += -(g_i . v),  lambda_i = v - lr H_i v
+
+    and needs no more than one step's activations at a time. MTT: Cazenavette et al., CVPR 2022 (arXiv 2203.11932).
+
+    Args:
+        net: the architecture.
+        start, target: the expert's parameters at the start and at the end, flat.
+        images: float [n, c, H, W], normalised.
+        labels: classes int64 [n], or probabilities [n, classes].
+        lr: the student's learning rate.
+        steps: the batches.
+        unroll: "adjoint"; "autograd", the plain way through a graph of all steps; or "compile", that graph compiled by
+            torch.compile (minutes, anew for each number of steps; worth it on GPUs).
+        memory: "store" keeps each step's activations (a third of autograd's), "recompute" makes them again.
+        adjoint: "exact", or "first_order" for TESLA's approximation (Cui et al., ICML 2023), which treats later
+            parameters as constants: for comparison, its step is up to twice too long.
+        precision: "bf16" for bfloat16 convolutions and planes (adjoint with instance norm only).
+        trainable: bool [n], rows that get a gradient; None for all.
+        label_gradient: also differentiate in probabilities ``labels``.
+
+    Returns:
+        Loss and gradients.
+
+    Raises:
+        ValueError: unknown option, a theta of another length, no steps, a batch that does not fit the set, or options
+            that do not go together.
+    """
+    _check(net, start, target, images, labels, steps, unroll, memory, adjoint, precision, label_gradient)
+    rate = torch.as_tensor(lr, dtype=start.dtype, device=start.device).detach()
+    given = (net, start.detach(), target.detach(), images.detach(), labels.detach(), rate, steps)
+    if unroll != "adjoint":
+        return _through_graph(*given, trainable, label_gradient, compiled=unroll == "compile")
+    with torch.no_grad():
+        return _Adjoint(*given, memory, adjoint, precision, trainable, label_gradient).run()
+
+
+def make_step(net: FlatConvNet, precision: str = "fp32") -> Step:
+    """The fastest `Step` for an architecture.
+
+    Raises:
+        ValueError: bf16 for an architecture without instance norm, or with max pooling.
+    """
+    if net.norm == "instance" and net.pool != "max":
+        return PlaneStep(net, precision)
+    if precision != "fp32":
+        raise ValueError(f"precision: got {precision!r} for norm {net.norm!r}, pool {net.pool!r}; expected 'fp32'")
+    return AutogradStep(net)
+
+
+class _Adjoint:
+    def __init__(
+        self, net: FlatConvNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, rate: Tensor,
+        steps: Sequence[InnerStep], memory: str, adjoint: str, precision: str, trainable: Tensor | None,
+        label_gradient: bool,
+    ) -> None:  # fmt: skip
+        self.start, self.target, self.images, self.labels, self.rate = start, target, images, labels, rate
+        self.steps, self.store, self.exact = steps, memory == "store", adjoint == "exact"
+        self.trainable, self.label_gradient = trainable, label_gradient
+        self.step = make_step(net, precision)
+
+    def run(self) -> Match:
+        thetas, tapes = self._forward()
+        loss, v = _loss_and_adjoint(self.start, thetas[-1], self.target)
+        found = torch.zeros_like(self.images)
+        rate = torch.zeros_like(self.rate)
+        labels = torch.zeros_like(self.labels) if self.label_gradient else None
+        for i in range(len(self.steps) - 1, -1, -1):
+            inner, theta = self.steps[i], thetas[i]
+            tape = tapes.pop() if self.store else self.step.first(theta, *self._batch(inner), weights=False)[2]
+            hessian = self.exact and i > 0
+            rows = None if self.trainable is None else torch.nonzero(self.trainable[inner.index])[:, 0]
+            second = self.step.second(theta, v, tape, hessian=hessian, rows=rows)
+            del tape
+            if second.images is not None:
+                index, draw = _chosen(inner, rows)
+                found.index_add_(0, index, _transposed(second.images, draw) * -self.rate)
+            if labels is not None:
+                labels.index_add_(0, inner.index, second.labels.to(labels.dtype) * -self.rate)
+            rate -= second.gv
+            if second.hv is not None:
+                v = v - self.rate * second.hv
+        return Match(loss, found, rate, labels, thetas[-1])
+
+    def _forward(self) -> tuple[list[Tensor], list[Any]]:
+        thetas, tapes = [self.start], []
+        for inner in self.steps:
+            _, gradient, tape = self.step.first(thetas[-1], *self._batch(inner))
+            assert gradient is not None
+            thetas.append(thetas[-1] - self.rate * gradient)
+            if self.store:
+                tapes.append(tape)
+        return thetas, tapes
+
+    def _batch(self, inner: InnerStep) -> tuple[Tensor, Tensor]:
+        return _augmented(self.images[inner.index], inner.draw), self.labels[inner.index]
+
+
+def _through_graph(
+    net: FlatConvNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, rate: Tensor,
+    steps: Sequence[InnerStep], trainable: Tensor | None, label_gradient: bool, *, compiled: bool,
+) -> Match:  # fmt: skip
+    images, rate = images.requires_grad_(), rate.requires_grad_()
+    wanted = [images, rate]
+    if label_gradient:
+        labels = labels.requires_grad_()
+        wanted.append(labels)
+
+    def run(theta: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        x, eta = leaves[:2]
+        y = leaves[2] if label_gradient else labels
+        for inner in steps:
+            batch = _augmented(x[inner.index], inner.draw)
+            log_p = F.log_softmax(net.logits(theta, batch), 1)
+            loss = -(class_targets(y[inner.index], log_p) * log_p).sum() / len(batch)
+            (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+            theta = theta - eta * gradient
+        loss = (theta - target).square().sum() / (start - target).square().sum()
+        found = torch.autograd.grad(loss, leaves)
+        return loss.detach(), theta.detach(), *(each.detach() for each in found)
+
+    with torch.enable_grad():
+        theta = start.clone().requires_grad_()
+        if compiled:  # the outer gradient inside as well: a compiled graph cannot be differentiated from outside
+            with torch._dynamo.config.patch(trace_autograd_ops=True):
+                loss, end, found, rates, *rest = torch.compile(run, fullgraph=True)(theta, *wanted)
+        else:
+            loss, end, found, rates, *rest = run(theta, *wanted)
+    if trainable is not None:
+        found = found * trainable.to(found.dtype)[:, None, None, None]
+    return Match(loss, found, rates, rest[0] if rest else None, end)
+
+
+def _loss_and_adjoint(start: Tensor, end: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    distance = (start - target).square().sum()
+    away = end - target
+    return away.square().sum() / distance, 2 * away / distance
+
+
+def _augmented(x: Tensor, draw: DSADraw | None) -> Tensor:
+    return x if draw is None else apply_dsa(x, draw)
+
+
+def _transposed(g: Tensor, draw: DSADraw | None) -> Tensor:
+    """A^T g: every DSA operation is affine in the pixels."""
+    if draw is None:
+        return g
+    with torch.enable_grad():
+        x = torch.zeros_like(g).requires_grad_()
+        return torch.autograd.grad(apply_dsa(x, draw), x, g)[0]
+
+
+def _chosen(inner: InnerStep, rows: Tensor | None) -> tuple[Tensor, DSADraw | None]:
+    """The step's index and augmentation for some rows of its batch."""
+    if rows is None:
+        return inner.index, inner.draw
+    draw = inner.draw
+    if draw is not None and len(draw.values) > 1:
+        draw = DSADraw(draw.op, draw.values[rows.to(draw.values.device)])
+    return inner.index[rows], draw
+
+
+def _check(
+    net: FlatConvNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, steps: Sequence[InnerStep],
+    unroll: str, memory: str, adjoint: str, precision: str, label_gradient: bool,
+) -> None:  # fmt: skip
+    for name, value, known in (
+        ("unroll", unroll, UNROLLS),
+        ("memory", memory, MEMORIES),
+        ("adjoint", adjoint, ADJOINTS),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
+    for name, theta in (("start", start), ("target", target)):
+        if theta.shape != (net.size,):
+            raise ValueError(f"{name}: got shape {list(theta.shape)}, expected [{net.size}] for {net}")
+    size = [net.channels, net.input_size, net.input_size]
+    if list(images.shape[1:]) != size:
+        raise ValueError(f"images: got shape {list(images.shape)}, expected [n, {', '.join(map(str, size))}]")
+    if labels.shape not in {(len(images),), (len(images), net.num_classes)}:
+        raise ValueError(
+            f"labels: got shape {list(labels.shape)}, expected [{len(images)}] or [{len(images)}, {net.num_classes}]"
+        )
+    if not steps:
+        raise ValueError("steps: got none, expected at least one")
+    for number, inner in enumerate(steps):
+        if not 0 < len(inner.index) <= len(images) or int(inner.index.max()) >= len(images):
+            raise ValueError(
+                f"steps: batch {number} has {len(inner.index)} rows up to {int(inner.index.max())}, expected 1 to "
+                f"{len(images)} rows of a set of {len(images)} images; lower the batch size"
+            )
+    if unroll != "adjoint" and (adjoint != "exact" or precision != "fp32"):
+        raise ValueError(f"unroll: got {unroll!r} with adjoint {adjoint!r} and precision {precision!r}; those options "
+                         "belong to unroll='adjoint'")  # fmt: skip
+    if label_gradient and labels.ndim == 1:
+        raise ValueError("label_gradient: got True with classes as labels, expected probabilities [n, classes]")

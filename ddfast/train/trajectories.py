@@ -1,0 +1,205 @@
+"""Expert trajectories on disk: snapshots of many trainings in one safetensors file.
+
+``experts.safetensors`` holds ``theta`` float32 [experts, epochs + 1, P], snapshot 0 being the initial weights, and
+``snapshots`` int32 [experts ...], how many of each are there (filled up with zeros to a page). Its metadata, under the
+key ``ddfast``, is JSON that says what the experts are. The file has its full length from the start, tensors begin at
+pages, so that it can be memory-mapped; it is read in plain calls here, which a file cut short cannot crash.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import mmap
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddfast.runs import RunError, atomic_write_bytes
+from ddfast.runs.atomic import explain
+
+EXPERTS_FILE = "experts.safetensors"
+FORMAT = "ddfast.trajectories/1"
+
+
+class TrajectoryStore:
+    """Snapshots of experts. Open it with `create` or `open`; several processes may write different experts at once."""
+
+    def __init__(self, path: Path, info: Mapping[str, Any], shape: tuple[int, int, int], offset: int) -> None:
+        self.path, self.info, self.shape = path, dict(info), shape
+        self._counts, self._theta = offset, offset + _padded(4 * shape[0])
+
+    @classmethod
+    def create(cls, path: Path, experts: int, epochs: int, size: int, info: Mapping[str, Any]) -> TrajectoryStore:
+        """A new file, or the one there if it says the same.
+
+        Args:
+            path: the file; missing folders are made.
+            experts, epochs: how many, and how long each is trained.
+            size: numbers in a snapshot.
+            info: JSON values that decide the experts (architecture, data, recipe, seed).
+
+        Raises:
+            RunError: the file there holds other experts, or the disk is full.
+        """
+        if path.exists():
+            store = cls.open(path)
+            differing = [
+                f"{key} {store.info.get(key)!r} there, {info.get(key)!r} here"
+                for key in {**store.info, **info}
+                if store.info.get(key) != json.loads(json.dumps(info.get(key)))
+            ]
+            if differing or store.shape != (experts, epochs + 1, size):
+                what = "; ".join(differing) or f"shape {store.shape} there, {(experts, epochs + 1, size)} here"
+                raise RunError(f"{path}: holds other experts: {what}. Choose another folder, or remove the file")
+            return store
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (experts, epochs + 1, size)
+        header = _header(shape, info)
+        temporary = path.with_name(f"{path.name}.new")
+        try:
+            with temporary.open("wb") as file:
+                file.write(header)
+                os.posix_fallocate(file.fileno(), 0, len(header) + _padded(4 * experts) + 4 * int(np.prod(shape)))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise explain(error, path, "making room for the experts") or error from error
+        os.replace(temporary, path)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> TrajectoryStore:
+        """An existing file, or the folder of one.
+
+        Raises:
+            FileNotFoundError: there is none.
+            RunError: it is damaged or of another kind.
+        """
+        path = Path(path)
+        path = path / EXPERTS_FILE if path.is_dir() else path
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            try:
+                (length,) = struct.unpack("<Q", file.read(8))
+                header = json.loads(file.read(length))
+                info = json.loads(header["__metadata__"]["ddfast"])
+                shape = tuple(header["theta"]["shape"])
+                end = 8 + length + header["theta"]["data_offsets"][1]
+                if info.pop("format") != FORMAT or len(shape) != 3:
+                    raise KeyError("format")
+            except (struct.error, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+                raise RunError(f"{path}: is no file of expert trajectories (or a damaged one)") from error
+        if size != end:
+            raise RunError(f"{path}: has {size} bytes, expected {end}; it was cut short, fetch or train it again")
+        return cls(path, info, shape, 8 + length)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def epochs(self) -> int:
+        """Trained of each expert; there is one snapshot more."""
+        return self.shape[1] - 1
+
+    def epochs_done(self, expert: int) -> int:
+        """Epochs of an expert whose snapshots are on disk; -1 before the initial one is."""
+        (count,) = struct.unpack("<i", self._read(self._counts + 4 * expert, 4))
+        return int(count) - 1
+
+    def snapshot(self, expert: int, epoch: int) -> Tensor:
+        """theta, float32 [P].
+
+        Raises:
+            IndexError: not trained that far.
+            RunError: the file was cut short.
+        """
+        if not 0 <= epoch <= self.epochs_done(expert):
+            raise IndexError(f"epoch: got {epoch}, but expert {expert} has snapshots 0 .. {self.epochs_done(expert)}")
+        data = self._read(self._place(expert, epoch), 4 * self.shape[2])
+        return torch.from_numpy(np.frombuffer(bytearray(data), dtype="<f4"))
+
+    def write(self, expert: int, epoch: int, theta: Tensor) -> None:
+        """The next snapshot of an expert; on disk before it counts as done.
+
+        Raises:
+            ValueError: not the next one.
+            RunError: the disk is full or the file may not be written to.
+        """
+        if epoch != self.epochs_done(expert) + 1:
+            raise ValueError(f"epoch: got {epoch} for expert {expert}, expected {self.epochs_done(expert) + 1}")
+        data = theta.detach().cpu().numpy().astype("<f4").tobytes()
+        for offset, part in (
+            (self._place(expert, epoch), data),
+            (self._counts + 4 * expert, struct.pack("<i", epoch + 1)),
+        ):
+            self._write(offset, part)
+
+    def _place(self, expert: int, epoch: int) -> int:
+        return self._theta + 4 * self.shape[2] * (expert * self.shape[1] + epoch)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            data = file.read(length)
+        if len(data) != length:
+            raise RunError(f"{self.path}: was cut short while in use; fetch or train it again")
+        return data
+
+    def _write(self, offset: int, data: bytes) -> None:
+        try:
+            with self.path.open("r+b") as file:
+                file.seek(offset)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise explain(error, self.path, f"writing {len(data)} bytes") or error from error
+
+
+def read_replay_buffers(paths: Sequence[Path]) -> Iterator[list[list[Tensor]]]:
+    """The experts of MTT's ``replay_buffer_<n>.pt`` files: for each one the tensors of each snapshot.
+
+    Files are read with ``weights_only=True``.
+
+    Raises:
+        RunError: a file is damaged or holds something else.
+    """
+    for path in paths:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+            experts = [[[torch.as_tensor(t) for t in snapshot] for snapshot in expert] for expert in content]
+            if not experts or not all(experts) or not all(snapshot for expert in experts for snapshot in expert):
+                raise ValueError("empty")
+        except Exception as error:  # a damaged archive raises nearly anything
+            raise RunError(f"{path}: cannot be read as a replay buffer ({error}); fetch it again") from error
+        yield from experts
+
+
+def write_replay_buffer(path: Path, experts: Sequence[Sequence[Sequence[Tensor]]]) -> None:
+    """One of MTT's ``replay_buffer_<n>.pt`` files (ten experts each there): list of experts of snapshots of tensors."""
+    file = io.BytesIO()
+    torch.save([[[t.detach().cpu().clone() for t in snapshot] for snapshot in expert] for expert in experts], file)
+    atomic_write_bytes(path, file.getvalue())
+
+
+def _header(shape: tuple[int, int, int], info: Mapping[str, Any]) -> bytes:
+    """A safetensors header, padded so that the tensors start at a page."""
+    first = _padded(4 * shape[0])
+    content = {
+        "__metadata__": {"ddfast": json.dumps({"format": FORMAT, **info})},
+        "snapshots": {"dtype": "I32", "shape": [first // 4], "data_offsets": [0, first]},
+        "theta": {"dtype": "F32", "shape": list(shape), "data_offsets": [first, first + 4 * int(np.prod(shape))]},
+    }
+    text = json.dumps(content).encode()
+    length = -(-(8 + len(text)) // mmap.PAGESIZE) * mmap.PAGESIZE - 8
+    return struct.pack("<Q", length) + text.ljust(length)
+
+
+def _padded(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -1,0 +1,262 @@
+"""MTT: the loop against a plain transcription, restarts, presets, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import ddfast
+from ddfast.data.arrays import ArraySource
+from ddfast.methods import get_method
+from ddfast.methods.mtt import PRESETS, MTTConfig, pipeline
+from ddfast.methods.mtt.matching import Matching, fresh_state, load_state, save_state
+from ddfast.methods.mtt.space import Space
+from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.runs import RunError
+from ddfast.train import NonFiniteLossError
+from ddfast.train.dsa import apply_dsa
+from ddfast.train.experts import ExpertConfig, train_experts
+from ddfast.train.trajectories import TrajectoryStore, write_replay_buffer
+
+NET = FlatConvNet(num_classes=3, input_size=8, depth=2, width=16)
+SETTINGS: dict[str, Any] = {
+    "ipc": 2, "size": 8, "depth": 2, "width": 16, "zca": False, "experts": 2, "expert_train_epochs": 3,
+    "expert_lr": 0.05, "expert_batch": 8, "syn_steps": 3, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 4,
+    "lr_img": 5.0, "lr_lr": 1e-6, "lr_teacher": 0.05, "iterations": 6, "eval_every": 2, "eval_students": 1,
+    "eval_epochs": 3,
+}  # fmt: skip
+
+
+def source(each: int = 12) -> ArraySource:
+    rng = np.random.default_rng(0)
+    labels = np.arange(3 * each) % 3
+    images = rng.normal(110, 40, (3 * each, 8, 8, 3))
+    images[np.arange(3 * each), :, :, labels] += 60
+    return ArraySource(images.clip(0, 255).astype(np.uint8), labels, ("red", "green", "blue"), name="colours")
+
+
+def store_of(path: Path) -> TrajectoryStore:
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(24, 3, 8, 8, generator=generator), torch.arange(24) % 3
+    return train_experts(NET, images, labels, ExpertConfig(2, 3, 8, 0.05, dsa=""), path, quiet=True)
+
+
+def matching(path: Path, **changes: Any) -> Matching:
+    config = MTTConfig(**{**SETTINGS, **changes})
+    generator = torch.Generator().manual_seed(5)
+    images, labels = torch.randn(6, 3, 8, 8, generator=generator), torch.arange(3).repeat_interleave(2)
+    logits = torch.randn(6, 3, generator=generator) if config.soft_labels else torch.zeros(6, 0)
+    return Matching(NET, store_of(path), labels, config, fresh_state(images, config.lr_teacher, logits))
+
+
+def transcription(ours: Matching, iterations: int) -> tuple[list[float], Tensor, Tensor, Tensor]:
+    """MTT's loop in plain torch, float64, on the same draws: create_graph, and torch.optim.SGD for images and rate."""
+    config, state = ours.config, ours.state
+    images = state.images.double().requires_grad_()
+    rate = state.lr.double().requires_grad_()
+    logits = state.logits.double().requires_grad_()
+    optimizers = [
+        torch.optim.SGD([each], lr=lr, momentum=0.5)
+        for each, lr in ((images, config.lr_img), (rate, config.lr_lr), (logits, config.lr_label))
+    ]
+    losses = []
+    for number in range(iterations):
+        state.iteration = number
+        expert, epoch = ours._draw()
+        start, target = (ours.store.snapshot(expert, e).double() for e in (epoch, epoch + config.expert_epochs))
+        theta = start.clone().requires_grad_()
+        for step in ours._steps():
+            x = images[step.index] if step.draw is None else apply_dsa(images[step.index], step.draw)
+            y = logits[step.index].softmax(1) if config.soft_labels else ours.labels[step.index]
+            (gradient,) = torch.autograd.grad(F.cross_entropy(NET.logits(theta, x), y), theta, create_graph=True)
+            theta = theta - rate * gradient
+        loss = (theta - target).square().sum() / (start - target).square().sum()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append(loss.item())
+    state.iteration = 0
+    return losses, images.detach(), rate.detach(), logits.detach()
+
+
+@pytest.mark.parametrize("soft_labels", [False, True])
+def test_three_iterations_are_those_of_the_transcription(tmp_path: Path, soft_labels: bool) -> None:
+    ours = matching(tmp_path, soft_labels=soft_labels)
+    losses, images, rate, logits = transcription(ours, 3)
+    assert [ours.advance() for _ in range(3)] == pytest.approx(losses, rel=1e-4)
+    torch.testing.assert_close(ours.state.images.double(), images, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours.state.lr.double(), rate, rtol=1e-4, atol=0)
+    torch.testing.assert_close(ours.state.logits.double(), logits, rtol=1e-3, atol=1e-5)
+
+
+def test_checkpoint_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
+    whole, part = matching(tmp_path, ema=0.5), matching(tmp_path, ema=0.5)
+    losses = [whole.advance() for _ in range(4)]
+    assert [part.advance() for _ in range(2)] == losses[:2]
+    save_state(tmp_path / "checkpoint.pt", part.state)
+    state = load_state(tmp_path / "checkpoint.pt", "cpu")
+    assert state is not None
+    part.state = state
+    assert [part.advance() for _ in range(2)] == losses[2:]
+    assert torch.equal(part.state.images, whole.state.images)
+    assert torch.equal(part.state.average, whole.state.average)
+    (tmp_path / "checkpoint.pt").write_bytes(b"nonsense")
+    with pytest.raises(RunError, match="cannot be read as a checkpoint"):
+        load_state(tmp_path / "checkpoint.pt", "cpu")
+
+
+def test_batches_cover_the_set_and_a_short_one_comes_first(tmp_path: Path) -> None:
+    ours = matching(tmp_path, syn_steps=4)
+    first, second, third, fourth = (step.index.tolist() for step in ours._steps())
+    assert [len(x) for x in (first, second, third, fourth)] == [2, 4, 2, 4]
+    assert sorted(first + second) == sorted(third + fourth) == list(range(6))
+
+
+def test_every_expert_is_used_in_each_pass_and_epochs_stay_in_the_window(tmp_path: Path) -> None:
+    ours = matching(tmp_path)
+    drawn = []
+    for number in range(20):
+        ours.state.iteration = number
+        drawn.append(ours._draw())
+    assert all({drawn[k][0], drawn[k + 1][0]} == {0, 1} for k in range(0, 20, 2))
+    assert {epoch for _, epoch in drawn} == {0, 1}
+
+
+def test_frozen_images_do_not_move(tmp_path: Path) -> None:
+    ours = matching(tmp_path)
+    before = ours.state.images.clone()
+    ours.trainable = torch.tensor([True, False] * 3)
+    ours.advance()
+    moved = (ours.state.images != before).flatten(1).any(1)
+    assert moved.tolist() == [True, False] * 3
+
+
+def test_run_and_resume_end_in_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ddfast.distill("mtt", source(), out=tmp_path / "whole", **SETTINGS, quiet=True)
+    advance = Matching.advance
+
+    def stopping(self: Matching) -> float:
+        if self.state.iteration == 3:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Matching, "advance", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            ddfast.distill("mtt", source(), out=tmp_path / "stopped", **SETTINGS, quiet=True)
+    with pytest.raises(RunError, match="resume"):
+        ddfast.distill("mtt", source(), out=tmp_path / "stopped", **SETTINGS, quiet=True)
+    stopped = ddfast.distill("mtt", source(), out=tmp_path / "stopped", **SETTINGS, quiet=True, resume=True)
+    assert torch.equal(whole.images, stopped.images)
+    assert torch.equal(whole.extras["trained_images"], stopped.extras["trained_images"])
+    assert torch.equal(whole.extras["lr"], stopped.extras["lr"])
+    assert whole.manifest["losses"] == stopped.manifest["losses"]
+    assert whole.ipc == 2
+    assert [test["iteration"] for test in whole.manifest["tests"]] == [2, 4, 6]
+    assert (tmp_path / "whole/images_00006.png").exists()
+    assert not (tmp_path / "whole/checkpoint.pt").exists()
+    space = Space.of("colours", whole.images, zca=False)
+    assert torch.equal(space.invert(whole.extras["trained_images"]), whole.images)
+
+
+def test_whitened_images_come_back_as_pictures(tmp_path: Path) -> None:
+    made = ddfast.distill(
+        "mtt", source(), out=tmp_path / "out", **{**SETTINGS, "zca": True, "iterations": 1}, quiet=True
+    )
+    assert made.manifest["space"] == "zca"
+    means = made.images.float().mean((1, 2))  # of the colours: the class's own stands out
+    assert (means.argmax(1) == made.labels).all()
+
+
+def test_learned_rate_that_turns_negative_stops_with_the_state_before(tmp_path: Path) -> None:
+    ours = matching(tmp_path, lr_lr=1e6)
+    kept = []
+
+    def go_on() -> None:
+        for _ in range(20):
+            kept.append((ours.state.lr.item(), ours.state.iteration))
+            ours.advance()
+
+    with pytest.raises(NonFiniteLossError, match=r"iteration \d+ .*learning rate went from .* to -.*Lower lr_lr"):
+        go_on()
+    assert (ours.state.lr.item(), ours.state.iteration) == kept[-1]
+    assert kept[-1][0] > 0
+
+
+def test_not_a_number_stops_with_the_state_before(tmp_path: Path) -> None:
+    ours = matching(tmp_path)
+    ours.advance()
+    ours.state.images[0, 0, 0, 0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"iteration 2 .*the matching loss became nan"):
+        ours.advance()
+    assert ours.state.iteration == 1
+
+
+def test_replay_buffers_of_mtt(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "own")
+    buffers = tmp_path / "COLOURS_NO_ZCA"
+    buffers.mkdir()
+    lists = [[NET.split(store.snapshot(k, e)) for e in range(4)] for k in range(2)]
+    write_replay_buffer(buffers / "replay_buffer_0.pt", lists)
+    settings = {**SETTINGS, "buffers": str(buffers), "iterations": 2}
+    made = ddfast.distill("mtt", source(), out=tmp_path / "out", **settings, quiet=True)
+    assert len(made.manifest["losses"]) == 2
+    with pytest.raises(ValueError, match=r"has experts of normalized pictures, but the run's are zca"):
+        ddfast.distill("mtt", source(), out=tmp_path / "zca", **{**settings, "zca": True}, quiet=True)
+    with pytest.raises(ValueError, match="tensors: got shapes"):
+        ddfast.distill("mtt", source(), out=tmp_path / "wide", **{**settings, "width": 32}, quiet=True)
+    with pytest.raises(ValueError, match="has 3 epochs, but max_start_epoch 4 and expert_epochs 1 need 4"):
+        ddfast.distill("mtt", source(), out=tmp_path / "long",
+                       **{**settings, "max_start_epoch": 4, "expert_train_epochs": 9}, quiet=True)  # fmt: skip
+    with pytest.raises(FileNotFoundError, match="holds neither"):
+        ddfast.distill("mtt", source(), out=tmp_path / "none", **{**settings, "buffers": str(tmp_path)}, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_start_epoch": 4}, "max_start_epoch: got 4 with expert_epochs 1"),
+        ({"min_start_epoch": 2}, "min_start_epoch: got 2 with max_start_epoch 2"),
+        ({"lr_img": -1.0}, "lr_img: got -1.0"),
+        ({"init": "zeros"}, "init: got 'zeros'"),
+        ({"holdout": 1.0}, "holdout: got 1.0"),
+        ({"ipc": 0}, "ipc: got 0"),
+    ],
+)
+def test_wrong_settings(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MTTConfig(**{**SETTINGS, **change})
+
+
+def test_presets_are_the_published_rows() -> None:
+    for name in PRESETS:
+        config = get_method("mtt").configure(name)
+        assert config.preset == name
+    row = MTTConfig(**PRESETS["cifar10-ipc10"])
+    assert (row.syn_steps, row.expert_epochs, row.max_start_epoch, row.lr_img, row.zca) == (30, 2, 20, 100.0, True)
+    old = MTTConfig(**PRESETS["cifar10-ipc10-2022"])
+    assert (old.max_start_epoch, old.lr_img, old.lr_teacher) == (15, 1000.0, 0.01)
+    tiny = MTTConfig(**PRESETS["tinyimagenet-ipc10"])
+    assert (tiny.size, tiny.depth, tiny.batch_syn, tiny.zca) == (64, 4, 200, False)
+
+
+def test_too_few_pictures() -> None:
+    with pytest.raises(ValueError, match="ipc=50 needs 50 pictures of each class"):
+        ddfast.distill("mtt", source(), **{**SETTINGS, "ipc": 50}, quiet=True)
+
+
+def test_an_observer_is_refused() -> None:
+    with pytest.raises((TypeError, ValueError), match="observer"):
+        ddfast.distill("mtt", source(), observer="conv3", **SETTINGS, quiet=True)
+
+
+def test_pipeline_names_its_outputs() -> None:
+    assert "checkpoint.pt" in pipeline.OUTPUTS

@@ -1,0 +1,178 @@
+"""Expert trajectories: as plain torch trains them, kept on disk, gone on with after any stop, read from MTT's files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.runs import RunError, seeds
+from ddfast.train import NonFiniteLossError, experts
+from ddfast.train.experts import ExpertConfig, train_experts, trained
+from ddfast.train.trajectories import TrajectoryStore, read_replay_buffers, write_replay_buffer
+
+NET = FlatConvNet(num_classes=3, input_size=8, depth=2, width=16)
+CONFIG = ExpertConfig(experts=3, epochs=3, batch_size=8, lr=0.05, dsa="")
+
+
+def pictures() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(20) % 3
+    images = torch.randn(20, 3, 8, 8, generator=generator)
+    images[torch.arange(20), labels] += 1.0
+    return images, labels
+
+
+def test_snapshots_are_those_of_plain_sgd(tmp_path: Path) -> None:
+    images, labels = pictures()
+    store = train_experts(NET, images, labels, CONFIG, tmp_path, quiet=True)
+    for number in (0, 2):
+        module = NET.module(store.snapshot(number, 0)).double()
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+        for epoch in range(3):
+            order = torch.from_numpy(seeds.permutation(0, f"expert {number}", epoch, 20))
+            for index in order.split(8):
+                optimizer.zero_grad()
+                F.cross_entropy(module(images[index].double()), labels[index]).backward()
+                optimizer.step()
+            want = NET.flatten(module)
+            torch.testing.assert_close(store.snapshot(number, epoch + 1).double(), want, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(store.snapshot(0, 0), store.snapshot(1, 0))
+
+
+def test_file_is_plain_safetensors(tmp_path: Path) -> None:
+    store = train_experts(NET, *pictures(), CONFIG, tmp_path, quiet=True)
+    with safe_open(str(store.path), "pt") as file:
+        theta, counts = file.get_tensor("theta"), file.get_tensor("snapshots")
+    assert list(theta.shape) == [3, 4, NET.size]
+    assert counts[:3].tolist() == [4, 4, 4]
+    assert torch.equal(theta[1, 2], store.snapshot(1, 2))
+
+
+class Stop(Exception):
+    pass
+
+
+def test_stopped_after_any_epoch_it_goes_on_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train_experts(NET, *pictures(), CONFIG, tmp_path / "whole", quiet=True)
+    write = TrajectoryStore.write
+    left = 0
+
+    def stopping(self: TrajectoryStore, expert: int, epoch: int, theta: Tensor) -> None:
+        nonlocal left
+        write(self, expert, epoch, theta)
+        left -= 1
+        if left == 0:
+            raise Stop
+
+    monkeypatch.setattr(TrajectoryStore, "write", stopping)
+    for left in (1, 2, 3, 4):  # noqa: B007
+        with pytest.raises(Stop):
+            train_experts(NET, *pictures(), CONFIG, tmp_path / "stopped", quiet=True)
+    left = 10**6
+    stopped = train_experts(NET, *pictures(), CONFIG, tmp_path / "stopped", quiet=True)
+    assert stopped.path.read_bytes() == whole.path.read_bytes()
+    left = 1
+    again = train_experts(NET, *pictures(), CONFIG, tmp_path / "stopped", quiet=True)  # nothing left to do
+    assert again.path.read_bytes() == whole.path.read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_process_loses_at_most_an_epoch(tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from tests.train.test_experts import CONFIG, NET, pictures\n"
+        "from ddfast.train.experts import train_experts\n"
+        "from ddfast.train.trajectories import TrajectoryStore\n"
+        "write = TrajectoryStore.write\n"
+        "def killing(self, expert, epoch, theta):\n"
+        "    write(self, expert, epoch, theta)\n"
+        "    if (expert, epoch) == (1, 2):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "TrajectoryStore.write = killing\n"
+        "train_experts(NET, *pictures(), CONFIG, Path(sys.argv[1]), quiet=True)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "killed")], cwd=root, check=False)
+    assert done.returncode == -9
+    assert TrajectoryStore.open(tmp_path / "killed").epochs_done(1) == 2
+    killed = train_experts(NET, *pictures(), CONFIG, tmp_path / "killed", quiet=True)
+    whole = train_experts(NET, *pictures(), CONFIG, tmp_path / "whole", quiet=True)
+    assert killed.path.read_bytes() == whole.path.read_bytes()
+
+
+def test_other_experts_are_refused(tmp_path: Path) -> None:
+    train_experts(NET, *pictures(), CONFIG, tmp_path, quiet=True)
+    with pytest.raises(RunError, match=r"training\.lr"):
+        train_experts(NET, *pictures(), replace(CONFIG, lr=0.1), tmp_path, quiet=True)
+    with pytest.raises(RunError, match=r"'width': 16.*expected.*'width': 32"):
+        trained(tmp_path, replace(NET, width=32))
+    assert len(trained(tmp_path, NET)) == 3
+
+
+def test_a_removed_file_is_trained_again(tmp_path: Path) -> None:
+    store = train_experts(NET, *pictures(), CONFIG, tmp_path, quiet=True)
+    before = store.path.read_bytes()
+    store.path.unlink()
+    assert train_experts(NET, *pictures(), CONFIG, tmp_path, quiet=True).path.read_bytes() == before
+
+
+def test_divergence_stops_with_the_snapshots_before(tmp_path: Path) -> None:
+    images, labels = pictures()
+    images[5] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"expert 0: the loss became nan in epoch 1 at learning rate 0\.05"):
+        train_experts(NET, images, labels, CONFIG, tmp_path, quiet=True)
+    assert TrajectoryStore.open(tmp_path).epochs_done(0) == 0
+    with pytest.raises(RunError, match="are not finished"):
+        trained(tmp_path, NET)
+
+
+def test_damaged_and_foreign_files(tmp_path: Path) -> None:
+    store = train_experts(NET, *pictures(), CONFIG, tmp_path, quiet=True)
+    with pytest.raises(IndexError, match=r"epoch: got 9, but expert 0 has snapshots 0 \.\. 3"):
+        store.snapshot(0, 9)
+    store.path.write_bytes(store.path.read_bytes()[:-100])
+    with pytest.raises(RunError, match="was cut short while in use"):
+        store.snapshot(2, 3)
+    with pytest.raises(RunError, match="it was cut short"):
+        TrajectoryStore.open(tmp_path)
+    store.path.write_bytes(b"nonsense")
+    with pytest.raises(RunError, match="is no file of expert trajectories"):
+        TrajectoryStore.open(tmp_path)
+
+
+def test_replay_buffers_there_and_back(tmp_path: Path) -> None:
+    store = train_experts(NET, *pictures(), CONFIG, tmp_path / "own", quiet=True)
+    lists = [[NET.split(store.snapshot(k, e)) for e in range(4)] for k in range(3)]
+    write_replay_buffer(tmp_path / "replay_buffer_0.pt", lists[:2])
+    write_replay_buffer(tmp_path / "replay_buffer_1.pt", lists[2:])
+    back = list(read_replay_buffers([tmp_path / "replay_buffer_0.pt", tmp_path / "replay_buffer_1.pt"]))
+    assert [[len(snapshot) for snapshot in expert] for expert in back] == [[10] * 4] * 3
+    assert torch.equal(NET.join(back[2][3]), store.snapshot(2, 3))
+    raw = torch.load(tmp_path / "replay_buffer_0.pt", weights_only=True)
+    assert isinstance(raw[0][0][0], Tensor)
+    damaged = (tmp_path / "replay_buffer_0.pt").read_bytes()[:-500]
+    (tmp_path / "replay_buffer_0.pt").write_bytes(damaged)
+    with pytest.raises(RunError, match=r"replay_buffer_0\.pt: cannot be read as a replay buffer"):
+        list(read_replay_buffers([tmp_path / "replay_buffer_0.pt"]))
+
+
+def test_identity_names_architecture_and_recipe() -> None:
+    who = experts.expert_identity(NET, CONFIG, *pictures())
+    assert who["net"] == asdict(NET)
+    assert who["training"]["lr"] == 0.05
+
+
+@pytest.mark.parametrize("change", [{"experts": 0}, {"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}])
+def test_wrong_settings(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(change))}: got"):
+        replace(CONFIG, **change)  # type: ignore[arg-type]
