@@ -6,7 +6,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "bindings/plane_args.h"
 #include "crop_score/crop_score_cuda.h"
+#include "plane_block/plane_block_cuda.h"
 
 namespace py = pybind11;
 
@@ -39,11 +41,19 @@ void bind_crop_score(uintptr_t logits, int dtype, int64_t n, int64_t m, int64_t 
   check(static_cast<cudaError_t>(ddfast::crop_score_cuda(args, pointer<void>(stream))), "crop_score");
 }
 
+void bind_plane_block(int method, std::array<int64_t, 5> shape, bool pool, int dtype, float eps,
+                      const std::map<std::string, uintptr_t>& addresses, uintptr_t stream) {
+  const ddfast::PlaneBlock in = ddfast::plane_args(shape, pool, dtype, eps, addresses);
+  check(static_cast<cudaError_t>(ddfast::plane_block_cuda(in, static_cast<ddfast::PlaneMethod>(method), pointer<void>(stream))),
+        "plane_block");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
   m.def("device_info", &device_info, py::arg("device") = 0);
   m.def("crop_score", &bind_crop_score);
+  m.def("plane_block", &bind_plane_block);
   m.def("build_info", [] {
     py::dict d;
     d["cudart"] = CUDART_VERSION;

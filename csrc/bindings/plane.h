@@ -1,32 +1,16 @@
-// Python entry of the plane_block family.
+// Python entry of the plane_block family on the CPU.
 #pragma once
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <array>
-#include <map>
-#include <string>
-
-#include "plane_block/plane_block.h"
+#include "bindings/plane_args.h"
 
 namespace ddfast {
 
 namespace py = pybind11;
 
-// method: 0 value, 1 backward, 2 tangent, 3 tangent of backward; shape: n, h, w, c, images a model; addresses by the
-// names of PlaneBlock's members, those not given are null.
+// method: 0 value, 1 backward, 2 tangent, 3 tangent of backward; the rest as in plane_args.
 inline void py_plane_block(int method, std::array<int64_t, 5> shape, bool pool, int dtype, float eps,
                            const std::map<std::string, uintptr_t>& addresses, int threads) {
-  const auto at = [&](const char* name) {
-    const auto found = addresses.find(name);
-    return found == addresses.end() ? nullptr : reinterpret_cast<void*>(found->second);
-  };
-  const auto row = [&](const char* name) { return static_cast<float*>(at(name)); };
-  const PlaneBlock in{shape[0], shape[1], shape[2], shape[3], shape[4], pool, static_cast<DType>(dtype), eps,
-                      row("gamma"), row("beta"), row("dgamma"), row("dbeta"), at("a"), at("da"), at("gp"), at("dgp"),
-                      row("mean"), row("rstd"), row("dmean"), row("cov"), at("p"), at("dp"), at("ga"), at("dga"),
-                      row("ggamma"), row("gbeta")};
+  const PlaneBlock in = plane_args(shape, pool, dtype, eps, addresses);
   const py::gil_scoped_release release;
   switch (method) {
     case 0: DDFAST_DISPATCH(plane_value(in, threads)); break;

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 ARCHS = (80, 86, 89, 90, 100, 120)
 SHARED_LIMIT = 99 * 1024  # bytes a block may use on sm_86, 89 and 120, the smallest of the supported GPUs
 
+REGISTERS = {"crop_score": 64, "plane_block": 128}  # a thread: 128 leave room for two blocks of 256 threads
+
 pytestmark = pytest.mark.codegen
 
 
@@ -69,4 +71,4 @@ def test_cuda_kernels_do_not_spill(source: Path, arch: int, tmp_path: Path) -> N
     spills = [int(n) for n in re.findall(r"(\d+) bytes spill", done.stderr)]
     registers = [int(n) for n in re.findall(r"Used (\d+) registers", done.stderr)]
     assert max(spills) == 0, done.stderr
-    assert max(registers) <= 64, done.stderr
+    assert max(registers) <= REGISTERS[source.parent.name], done.stderr

@@ -80,6 +80,19 @@ def test_all_orders_against_float64(shape: tuple[int, int, int, int], pool: bool
         assert error <= allowed, (name, error, allowed)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cuda_against_float64(shape: tuple[int, int, int, int], pool: bool) -> None:
+    given = case(shape)
+    truth = second_order(by_layers, *(x.double() for x in given), pool)
+    with ops.use_backend("cuda", ["plane_block", "plane_block_backward", "plane_block_tangent"]):
+        got = second_order(ours, *(x.cuda() for x in given), pool)
+    for mine, want in zip(got, truth, strict=True):
+        torch.testing.assert_close(mine.cpu().double(), want, rtol=1e-4, atol=1e-5 * want.abs().max().item())
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("pool", [True, False])
 def test_models_side_by_side_are_models_alone(pool: bool, backend: str) -> None:

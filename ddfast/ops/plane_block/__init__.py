@@ -7,12 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfast import _native
 from ddfast.ops import _checks, _registry
-from ddfast.ops.plane_block import reference
+from ddfast.ops.plane_block import layout, native, reference
 
 _PLANES = (torch.float32, torch.bfloat16, torch.float64)
-_VALUE, _BACKWARD, _TANGENT, _TANGENT_BACKWARD = range(4)
 
 
 def plane_block(a: Tensor, gamma: Tensor, beta: Tensor, *, pool: bool = True, eps: float = 1e-5) -> Tensor:
@@ -63,35 +61,21 @@ def plane_block(a: Tensor, gamma: Tensor, beta: Tensor, *, pool: bool = True, ep
     return result
 
 
-def _statistic(a: Tensor) -> Tensor:
-    return a.new_empty(a.shape[:2], dtype=reference.compute_dtype(a))
-
-
-def _pooled(a: Tensor, pool: bool) -> Tensor:
-    n, c, h, w = a.shape
-    size = (n, c, h // 2, w // 2) if pool else (n, c, h, w)
-    return torch.empty(size, dtype=a.dtype, device=a.device, memory_format=torch.channels_last)
-
-
-def _planes(a: Tensor) -> Tensor:
-    return torch.empty(a.shape, dtype=a.dtype, device=a.device, memory_format=torch.channels_last)
-
-
 def _fake_value(a: Tensor, gamma: Tensor, beta: Tensor, pool: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    return _pooled(a, pool), _statistic(a), _statistic(a)
+    return layout.pooled(a, pool), layout.statistic(a), layout.statistic(a)
 
 
 def _fake_backward(gp: Tensor, a: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor, pool: bool) -> Any:
-    return _planes(a), torch.empty_like(gamma), torch.empty_like(gamma)
+    return layout.planes(a), torch.empty_like(gamma), torch.empty_like(gamma)
 
 
 def _fake_tangent(a: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _pooled(a, rest[-1]), _statistic(a), _statistic(a)
+    return layout.pooled(a, rest[-1]), layout.statistic(a), layout.statistic(a)
 
 
 def _fake_tangent_backward(gp: Tensor, dgp: Tensor | None, a: Tensor, *rest: Any) -> Any:
     gamma = rest[5]
-    return _planes(a), _planes(a), torch.empty_like(gamma), torch.empty_like(gamma)
+    return layout.planes(a), layout.planes(a), torch.empty_like(gamma), torch.empty_like(gamma)
 
 
 def _laid_out(run: Any) -> Any:
@@ -130,77 +114,10 @@ TANGENT_BACKWARD = _registry.define(
 )
 
 
-def _rejects(*args: Any) -> str:
-    planes = [x for x in args if isinstance(x, Tensor) and x.ndim == 4]
-    if planes[0].dtype == torch.float64:
-        return "float64 planes are left to the reference"
-    lanes = 16 if _native.why_missing("_cpu") or _native_isa() != "v3" else 8
-    if planes[0].shape[1] % lanes:
-        return f"{planes[0].shape[1]} channels are no multiple of {lanes}"
-    return ""
-
-
-def _native_isa() -> str:
-    module = _native.cpu()
-    return str(module.isa()) if module is not None else ""
-
-
-def _launch(method: int, a: Tensor, gamma: Tensor, pool: bool, eps: float, tensors: dict[str, Tensor | None]) -> None:
-    module = _native.cpu()
-    if module is None:
-        raise _registry.BackendError(f"plane_block: {_native.why_missing('_cpu')}")
-    n, c, h, w = a.shape
-    models = gamma.shape[0] if gamma.ndim == 2 else 1
-    code = _native.DTYPE_CODES[str(a.dtype).removeprefix("torch.")]
-    kept = {name: _in_order(value) for name, value in tensors.items() if value is not None}
-    addresses = {name: value.data_ptr() for name, value in kept.items()}
-    module.plane_block(method, (n, h, w, c, max(n // models, 1)), pool, code, eps, addresses, torch.get_num_threads())
-
-
-def _in_order(value: Tensor) -> Tensor:
-    """Planes channels-last, the rest row by row; results are so from the start and come back as they are."""
-    return value.contiguous(memory_format=torch.channels_last if value.ndim == 4 else torch.contiguous_format)
-
-
-def _cpp_value(a: Tensor, gamma: Tensor, beta: Tensor, pool: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    p, mean, rstd = _fake_value(a, gamma, beta, pool, eps)
-    _launch(_VALUE, a, gamma, pool, eps, {"a": a, "gamma": gamma, "beta": beta, "p": p, "mean": mean, "rstd": rstd})
-    return p, mean, rstd
-
-
-def _cpp_backward(
-    gp: Tensor, a: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor, pool: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    ga, sums = _planes(a), {name: _statistic(a) for name in ("ggamma", "gbeta")}
-    given = {"gp": gp, "a": a, "mean": mean, "rstd": rstd, "gamma": gamma, "beta": beta}
-    _launch(_BACKWARD, a, gamma, pool, 0.0, {**given, **sums, "ga": ga})
-    return ga, reference.per_model(sums["ggamma"], gamma), reference.per_model(sums["gbeta"], gamma)
-
-
-def _cpp_tangent(
-    a: Tensor, da: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor, dgamma: Tensor, dbeta: Tensor,
-    pool: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    dp, dmean, cov = _fake_tangent(a, pool)
-    given = {"a": a, "da": da, "mean": mean, "rstd": rstd, "gamma": gamma, "beta": beta, "dgamma": dgamma}
-    _launch(_TANGENT, a, gamma, pool, 0.0, {**given, "dbeta": dbeta, "dp": dp, "dmean": dmean, "cov": cov})
-    return dp, dmean, cov
-
-
-def _cpp_tangent_backward(
-    gp: Tensor, dgp: Tensor | None, a: Tensor, da: Tensor, mean: Tensor, rstd: Tensor, dmean: Tensor, cov: Tensor,
-    gamma: Tensor, beta: Tensor, dgamma: Tensor, pool: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    ga, dga, sums = _planes(a), _planes(a), {name: _statistic(a) for name in ("ggamma", "gbeta")}
-    given = {"gp": gp, "dgp": dgp, "a": a, "da": da, "mean": mean, "rstd": rstd, "dmean": dmean, "cov": cov}
-    given |= {"gamma": gamma, "beta": beta, "dgamma": dgamma}
-    _launch(_TANGENT_BACKWARD, a, gamma, pool, 0.0, {**given, **sums, "ga": ga, "dga": dga})
-    return ga, dga, reference.per_model(sums["ggamma"], gamma), reference.per_model(sums["gbeta"], gamma)
-
-
-for _op, _run in ((VALUE, _cpp_value), (BACKWARD, _cpp_backward), (TANGENT, _cpp_tangent),
-                  (TANGENT_BACKWARD, _cpp_tangent_backward)):  # fmt: skip
-    _op.add_backend("cpp", _run, rejects=_rejects)
+for _op, _run in ((VALUE, native.value), (BACKWARD, native.backward), (TANGENT, native.tangent),
+                  (TANGENT_BACKWARD, native.tangent_backward)):  # fmt: skip
+    for _name in ("cpp", "cuda"):
+        _op.add_backend(_name, _run, rejects=native.rejects)
 
 
 def _keep_value(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
