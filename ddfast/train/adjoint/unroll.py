@@ -19,6 +19,7 @@ UNROLLS = ("adjoint", "autograd", "compile")
 MEMORIES = ("store", "recompute")
 ADJOINTS = ("exact", "first_order")
 PRECISIONS = ("fp32", "bf16")
+PART = 32  # images whose activations are alive at a time; measured: smaller ones are no faster, larger ones take memory
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def match_trajectory(
         lambda_N = 2 (theta_N - target) / |theta_0 - target|^2;  for i = N-1 .. 0 with v = lambda_{i+1}:
         images += -lr A_i^T d/dx (g_i . v),  lr += -(g_i . v),  lambda_i = v - lr H_i v
 
-    and needs no more than one step's activations at a time. MTT: Cazenavette et al., CVPR 2022 (arXiv 2203.11932).
+    and needs no more than the activations of some images of one step at a time.
+
+    MTT: Cazenavette et al., CVPR 2022 (arXiv 2203.11932).
 
     Args:
         net: the architecture.
@@ -114,6 +117,13 @@ def make_step(net: FlatConvNet, precision: str = "fp32") -> Step:
     return AutogradStep(net)
 
 
+@dataclass(frozen=True)
+class _Part(InnerStep):
+    """Some rows of a batch, ``share`` of its images."""
+
+    share: float = 1.0
+
+
 class _Adjoint:
     def __init__(
         self, net: FlatConvNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, rate: Tensor,
@@ -124,6 +134,7 @@ class _Adjoint:
         self.steps, self.store, self.exact = steps, memory == "store", adjoint == "exact"
         self.trainable, self.label_gradient = trainable, label_gradient
         self.step = make_step(net, precision)
+        self.part = None if net.norm == "batch" else PART
 
     def run(self) -> Match:
         thetas, tapes = self._forward()
@@ -132,34 +143,52 @@ class _Adjoint:
         rate = torch.zeros_like(self.rate)
         labels = torch.zeros_like(self.labels) if self.label_gradient else None
         for i in range(len(self.steps) - 1, -1, -1):
-            inner, theta = self.steps[i], thetas[i]
-            tape = tapes.pop() if self.store else self.step.first(theta, *self._batch(inner), weights=False)[2]
-            hessian = self.exact and i > 0
-            rows = None if self.trainable is None else torch.nonzero(self.trainable[inner.index])[:, 0]
-            second = self.step.second(theta, v, tape, hessian=hessian, rows=rows)
-            del tape
-            if second.images is not None:
-                index, draw = _chosen(inner, rows)
-                found.index_add_(0, index, _transposed(second.images, draw) * -self.rate)
-            if labels is not None:
-                labels.index_add_(0, inner.index, second.labels.to(labels.dtype) * -self.rate)
-            rate -= second.gv
-            if second.hv is not None:
-                v = v - self.rate * second.hv
+            products = []
+            for part in self._parts(self.steps[i]):
+                tape = tapes[i].pop(0) if self.store else self._tape(thetas[i], part)
+                rows = None if self.trainable is None else torch.nonzero(self.trainable[part.index])[:, 0]
+                second = self.step.second(thetas[i], v, tape, hessian=self.exact and i > 0, rows=rows)
+                del tape
+                share = part.share * -self.rate
+                if second.images is not None:
+                    index, draw = _chosen(part, rows)
+                    found.index_add_(0, index, _transposed(second.images, draw) * share)
+                if labels is not None:
+                    labels.index_add_(0, part.index, second.labels.to(labels.dtype) * share)
+                rate -= part.share * second.gv
+                if second.hv is not None:
+                    products.append(second.hv * share)
+            for product in products:
+                v = v + product
         return Match(loss, found, rate, labels, thetas[-1])
 
-    def _forward(self) -> tuple[list[Tensor], list[Any]]:
+    def _forward(self) -> tuple[list[Tensor], list[list[Any]]]:
+        """All students along the way, and in store mode the tapes of each step's parts."""
         thetas, tapes = [self.start], []
         for inner in self.steps:
-            _, gradient, tape = self.step.first(thetas[-1], *self._batch(inner))
-            assert gradient is not None
-            thetas.append(thetas[-1] - self.rate * gradient)
-            if self.store:
-                tapes.append(tape)
+            theta, kept = thetas[-1], []
+            after = theta
+            for part in self._parts(inner):
+                _, gradient, tape = self.step.first(theta, *self._batch(part))
+                assert gradient is not None
+                after = after - (self.rate * part.share) * gradient
+                kept += [tape] if self.store else []
+            thetas.append(after)
+            tapes.append(kept)
         return thetas, tapes
 
-    def _batch(self, inner: InnerStep) -> tuple[Tensor, Tensor]:
-        return _augmented(self.images[inner.index], inner.draw), self.labels[inner.index]
+    def _parts(self, inner: InnerStep) -> list[_Part]:
+        """The step's batch in parts of nearly one size, worked on in turn; whole for batch norm, which mixes images."""
+        count = len(inner.index)
+        number = 1 if self.part is None else -(-count // self.part)
+        places = torch.arange(count, device=inner.index.device).split(-(-count // number))
+        return [_Part(*_chosen(inner, None if len(places) == 1 else place), len(place) / count) for place in places]
+
+    def _tape(self, theta: Tensor, part: _Part) -> Any:
+        return self.step.first(theta, *self._batch(part), weights=False)[2]
+
+    def _batch(self, part: _Part) -> tuple[Tensor, Tensor]:
+        return _augmented(self.images[part.index], part.draw), self.labels[part.index]
 
 
 def _through_graph(
