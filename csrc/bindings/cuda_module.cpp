@@ -41,9 +41,9 @@ void bind_crop_score(uintptr_t logits, int dtype, int64_t n, int64_t m, int64_t 
   check(static_cast<cudaError_t>(ddfast::crop_score_cuda(args, pointer<void>(stream))), "crop_score");
 }
 
-void bind_plane_block(int method, std::array<int64_t, 5> shape, bool pool, int dtype, float eps,
+void bind_plane_block(int method, std::array<int64_t, 5> shape, bool pool, std::array<int, 2> dtypes, float eps,
                       const std::map<std::string, uintptr_t>& addresses, uintptr_t stream) {
-  const ddfast::PlaneBlock in = ddfast::plane_args(shape, pool, dtype, eps, addresses);
+  const ddfast::PlaneBlock in = ddfast::plane_args(shape, pool, dtypes, eps, addresses);
   check(static_cast<cudaError_t>(ddfast::plane_block_cuda(in, static_cast<ddfast::PlaneMethod>(method), pointer<void>(stream))),
         "plane_block");
 }

@@ -9,12 +9,13 @@
 
 namespace ddfast {
 
-// Planes are [n, h, w, c] with channels adjacent, pooled planes [n, h/2, w/2, c] (or [n, h, w, c] without pooling), all
-// of one element type.  Parameters are float32 [n / per_model, c]; statistics and sums float32 [n, c].
+// Planes are [n, h, w, c] with channels adjacent, pooled planes [n, h/2, w/2, c] (or [n, h, w, c] without pooling).
+// Parameters are float32 [n / per_model, c]; statistics and sums float32 [n, c].
 struct PlaneBlock {
   int64_t n, h, w, c, per_model;
   bool pool;
-  DType dtype;  // f32 or bf16
+  DType dtype;   // of a and p: f32 or bf16
+  DType change;  // of all derivatives: dtype, or bf16
   float eps;
   const float *gamma, *beta;    // affine
   const float *dgamma, *dbeta;  // its direction

@@ -87,8 +87,8 @@ inline void plane_sums(const PlaneBlock& in, Wide (&total)[S][V], const F& add) 
   }
 }
 
-// V vectors of channels of one image, with all that is constant over its planes.
-template <class T, int V>
+// V vectors of channels of one image, with all that is constant over its planes; planes of type A, derivatives of T.
+template <class A, class T, int V>
 struct Channels {
   const PlaneBlock& in;
   int64_t plane, pooled, row, param;  // offsets of image and channel in planes, pooled planes, statistics, parameters
@@ -116,14 +116,16 @@ struct Channels {
     read(in.mean + row, mean);
     read(in.rstd + row, rstd);
   }
-  static const T* at(const void* base, int64_t offset) { return static_cast<const T*>(base) + offset; }
-  static T* at(void* base, int64_t offset) { return static_cast<T*>(base) + offset; }
+  template <class E>
+  static const E* at(const void* base, int64_t offset) { return static_cast<const E*>(base) + offset; }
+  template <class E>
+  static E* at(void* base, int64_t offset) { return static_cast<E*>(base) + offset; }
 
   Wide ahat(Wide a, int v) const { return (a - mean[v]) * rstd[v]; }
   Wide z(Wide hat, int v) const { return hat * gamma[v] + beta[v]; }
 
   void value() {
-    const T* a = at(in.a, plane);
+    const A* a = at<A>(in.a, plane);
     const float count = static_cast<float>(in.h * in.w);
     Wide shift[V], sums[2][V] = {};  // around the first pixel, so that the squares do not cancel
     for (int v = 0; v < V; ++v) shift[v] = get(a + v * kLanes);
@@ -141,7 +143,7 @@ struct Channels {
     }
     write(in.mean + row, mean);
     write(in.rstd + row, rstd);
-    T* p = at(in.p, pooled);
+    A* p = at<A>(in.p, pooled);
     for_cells(in, [&](auto pixels, const auto& offset, int64_t cell) {
       if (cell < 0) return;
       for (int v = 0; v < V; ++v) {
@@ -154,8 +156,9 @@ struct Channels {
 
   void backward() {
     read_statistics();
-    const T *a = at(in.a, plane), *gp = at(in.gp, pooled);
-    T* ga = at(in.ga, plane);
+    const A* a = at<A>(in.a, plane);
+    const T* gp = at<T>(in.gp, pooled);
+    T* ga = at<T>(in.ga, plane);
     Wide gbeta[V] = {}, ggamma[V] = {};
     for_cells(in, [&](auto pixels, const auto& offset, int64_t cell) {
       if (cell < 0) return;
@@ -190,7 +193,8 @@ struct Channels {
 
   void tangent() {
     read_statistics();
-    const T *a = at(in.a, plane), *da = at(in.da, plane);
+    const A* a = at<A>(in.a, plane);
+    const T* da = at<T>(in.da, plane);
     const float one = 1.0f / static_cast<float>(in.h * in.w);
     Wide sums[2][V] = {}, dgamma[V], dbeta[V];
     read(in.dgamma + param, dgamma);
@@ -208,7 +212,7 @@ struct Channels {
     }
     write(in.dmean + row, sums[0]);
     write(in.cov + row, sums[1]);
-    T* dp = at(in.dp, pooled);
+    T* dp = at<T>(in.dp, pooled);
     for_cells(in, [&](auto pixels, const auto& offset, int64_t cell) {
       if (cell < 0) return;
       for (int v = 0; v < V; ++v) {
@@ -225,9 +229,10 @@ struct Channels {
 
   void tangent_backward() {
     read_statistics();
-    const T *a = at(in.a, plane), *da = at(in.da, plane), *gp = at(in.gp, pooled);
-    const T* dgp = in.dgp ? at(in.dgp, pooled) : nullptr;
-    T *ga = at(in.ga, plane), *dga = at(in.dga, plane);
+    const A* a = at<A>(in.a, plane);
+    const T *da = at<T>(in.da, plane), *gp = at<T>(in.gp, pooled);
+    const T* dgp = in.dgp ? at<T>(in.dgp, pooled) : nullptr;
+    T *ga = at<T>(in.ga, plane), *dga = at<T>(in.dga, plane);
     const float one = 1.0f / static_cast<float>(in.h * in.w);
     Wide dmean[V], cov[V], dgamma[V], gz_sum[V] = {}, gz_hat[V] = {}, dgz_sum[V] = {}, dgz_hat[V] = {};
     read(in.dmean + row, dmean);
@@ -276,36 +281,34 @@ struct Channels {
   }
 };
 
-template <class T, int V, void (Channels<T, V>::*Method)()>
-void run_channels(const PlaneBlock& in, int64_t image, int64_t begin, int64_t end) {
-  for (int64_t channel = begin; channel < end; channel += V * kLanes) (Channels<T, V>(in, image, channel).*Method)();
-}
-
-template <class T, void (Channels<T, 2>::*Pairs)(), void (Channels<T, 1>::*Singles)()>
-void run_images(const PlaneBlock& in, int threads) {
+// The same method for two vectors of channels at a time, then for a last one.
+template <class Two, class One>
+void run_images(const PlaneBlock& in, int threads, void (Two::*pairs)(), void (One::*single)()) {
   parallel_for(in.n, (in.n + threads - 1) / threads, threads, [&](int64_t begin, int64_t end) {
-    const int64_t paired = in.c / (2 * kLanes) * (2 * kLanes);
     for (int64_t image = begin; image < end; ++image) {
-      run_channels<T, 2, Pairs>(in, image, 0, paired);
-      run_channels<T, 1, Singles>(in, image, paired, in.c);
+      int64_t channel = 0;
+      for (; channel + 2 * kLanes <= in.c; channel += 2 * kLanes) (Two(in, image, channel).*pairs)();
+      for (; channel < in.c; channel += kLanes) (One(in, image, channel).*single)();
     }
   });
 }
 
 }  // namespace
 
-#define DDFAST_PLANE(name, method)                                                                     \
-  void name(const PlaneBlock& in, int threads) {                                                       \
-    if (in.dtype == DType::bf16)                                                                       \
-      run_images<Bf16, &Channels<Bf16, 2>::method, &Channels<Bf16, 1>::method>(in, threads);           \
-    else                                                                                               \
-      run_images<float, &Channels<float, 2>::method, &Channels<float, 1>::method>(in, threads);        \
+#define DDFAST_PLANE_TYPES(A, T, method) \
+  run_images<Channels<A, T, 2>, Channels<A, T, 1>>(in, threads, &Channels<A, T, 2>::method, &Channels<A, T, 1>::method)
+#define DDFAST_PLANE(name, method)                                                 \
+  void name(const PlaneBlock& in, int threads) {                                   \
+    if (in.dtype == DType::bf16) DDFAST_PLANE_TYPES(Bf16, Bf16, method);           \
+    else if (in.change == DType::bf16) DDFAST_PLANE_TYPES(float, Bf16, method);    \
+    else DDFAST_PLANE_TYPES(float, float, method);                                 \
   }
 DDFAST_PLANE(plane_value, value)
 DDFAST_PLANE(plane_backward, backward)
 DDFAST_PLANE(plane_tangent, tangent)
 DDFAST_PLANE(plane_tangent_backward, tangent_backward)
 #undef DDFAST_PLANE
+#undef DDFAST_PLANE_TYPES
 
 }  // namespace DDFAST_ISA
 }  // namespace ddfast

@@ -66,7 +66,6 @@ __device__ void block_sum(Floats (&sums)[S], float (*shared)[S][kColumns * kVec]
 }
 
 // Where a thread works, and what is constant over its planes.
-template <class T>
 struct Channels {
   const PlaneBlock& in;
   int64_t plane, pooled, row, param;  // offsets of image and channel in planes, pooled planes, statistics, parameters
@@ -98,8 +97,10 @@ struct Channels {
   __device__ void write(float* p, Floats f) const {
     if (active && first == 0) put(p + row, f);
   }
-  __device__ const T* at(const void* base, int64_t offset) const { return static_cast<const T*>(base) + offset; }
-  __device__ T* at(void* base, int64_t offset) const { return static_cast<T*>(base) + offset; }
+  template <class E>
+  __device__ static const E* at(const void* base, int64_t offset) { return static_cast<const E*>(base) + offset; }
+  template <class E>
+  __device__ static E* at(void* base, int64_t offset) { return static_cast<E*>(base) + offset; }
   __device__ float hat(float a, int k) const { return (a - mean.v[k]) * rstd.v[k]; }
   __device__ bool live(float h, int k) const { return h * gamma.v[k] + beta.v[k] > 0.0f; }
 
@@ -127,11 +128,11 @@ struct Channels {
   }
 };
 
-template <class T>
+template <class A>
 __global__ void __launch_bounds__(kThreads) value_kernel(const PlaneBlock in) {
   __shared__ float shared[kWarps][2][kColumns * kVec];
-  Channels<T> me(in);
-  const T* a = me.at(in.a, me.plane);
+  Channels me(in);
+  const A* a = me.at<A>(in.a, me.plane);
   const float count = static_cast<float>(in.h * in.w);
   const Floats shift = me.active ? get(a) : zero();  // around the first pixel, so that the squares do not cancel
   Floats sums[2] = {zero(), zero()};
@@ -152,7 +153,7 @@ __global__ void __launch_bounds__(kThreads) value_kernel(const PlaneBlock in) {
   }
   me.write(in.mean, me.mean);
   me.write(in.rstd, me.rstd);
-  T* p = me.at(in.p, me.pooled);
+  A* p = me.at<A>(in.p, me.pooled);
   me.cells(false, [&](const int64_t* at, int pixels, int64_t cell) {
     Floats sum = zero();
     for (int j = 0; j < pixels; ++j) {
@@ -169,12 +170,13 @@ __global__ void __launch_bounds__(kThreads) value_kernel(const PlaneBlock in) {
   });
 }
 
-template <class T>
+template <class A, class T>
 __global__ void __launch_bounds__(kThreads) backward_kernel(const PlaneBlock in) {
   __shared__ float shared[kWarps][2][kColumns * kVec];
-  Channels<T> me(in);
+  Channels me(in);
   me.read_statistics();
-  const T *a = me.at(in.a, me.plane), *gp = me.at(in.gp, me.pooled);
+  const A* a = me.at<A>(in.a, me.plane);
+  const T* gp = me.at<T>(in.gp, me.pooled);
   Floats sums[2] = {zero(), zero()};  // of gz and of gz * ahat
   me.cells(false, [&](const int64_t* at, int pixels, int64_t cell) {
     const Floats g = get(gp + cell);
@@ -191,7 +193,7 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const PlaneBlock in)
   me.write(in.gbeta, sums[0]);
   me.write(in.ggamma, sums[1]);
   const float one = 1.0f / static_cast<float>(in.h * in.w);
-  T* ga = me.at(in.ga, me.plane);
+  T* ga = me.at<T>(in.ga, me.plane);
   me.cells(true, [&](const int64_t* at, int pixels, int64_t cell) {
     const Floats g = cell < 0 ? zero() : get(gp + cell);
     for (int j = 0; j < pixels; ++j) {
@@ -206,12 +208,13 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const PlaneBlock in)
   });
 }
 
-template <class T>
+template <class A, class T>
 __global__ void __launch_bounds__(kThreads) tangent_kernel(const PlaneBlock in) {
   __shared__ float shared[kWarps][2][kColumns * kVec];
-  Channels<T> me(in);
+  Channels me(in);
   me.read_statistics();
-  const T *a = me.at(in.a, me.plane), *da = me.at(in.da, me.plane);
+  const A* a = me.at<A>(in.a, me.plane);
+  const T* da = me.at<T>(in.da, me.plane);
   Floats sums[2] = {zero(), zero()};  // of da and of ahat * da, then their means
   for (int64_t i = me.first; me.active && i < in.h * in.w; i += kRows) {
     const Floats x = get(a + i * in.c), d = get(da + i * in.c);
@@ -226,7 +229,7 @@ __global__ void __launch_bounds__(kThreads) tangent_kernel(const PlaneBlock in) 
   me.write(in.cov, sums[1]);
   Floats dgamma = zero(), dbeta = zero();
   if (me.active) dgamma = get(in.dgamma + me.param), dbeta = get(in.dbeta + me.param);
-  T* dp = me.at(in.dp, me.pooled);
+  T* dp = me.at<T>(in.dp, me.pooled);
   me.cells(false, [&](const int64_t* at, int pixels, int64_t cell) {
     Floats sum = zero();
     for (int j = 0; j < pixels; ++j) {
@@ -244,13 +247,14 @@ __global__ void __launch_bounds__(kThreads) tangent_kernel(const PlaneBlock in) 
   });
 }
 
-template <class T>
+template <class A, class T>
 __global__ void __launch_bounds__(kThreads) tangent_backward_kernel(const PlaneBlock in) {
   __shared__ float shared[kWarps][4][kColumns * kVec];
-  Channels<T> me(in);
+  Channels me(in);
   me.read_statistics();
-  const T *a = me.at(in.a, me.plane), *da = me.at(in.da, me.plane), *gp = me.at(in.gp, me.pooled);
-  const T* dgp = in.dgp ? me.at(in.dgp, me.pooled) : nullptr;
+  const A* a = me.at<A>(in.a, me.plane);
+  const T *da = me.at<T>(in.da, me.plane), *gp = me.at<T>(in.gp, me.pooled);
+  const T* dgp = in.dgp ? me.at<T>(in.dgp, me.pooled) : nullptr;
   Floats dmean = zero(), cov = zero(), dgamma = zero();
   if (me.active) dmean = get(in.dmean + me.row), cov = get(in.cov + me.row), dgamma = get(in.dgamma + me.param);
   Floats sums[4] = {zero(), zero(), zero(), zero()};  // of gz, gz ahat, dgz, dgz ahat + gz dahat
@@ -277,7 +281,7 @@ __global__ void __launch_bounds__(kThreads) tangent_backward_kernel(const PlaneB
     sums[3].v[k] = dgamma.v[k] * hat + me.gamma.v[k] * sums[3].v[k] * one;
     sums[0].v[k] = me.gamma.v[k] * plain, sums[1].v[k] = me.gamma.v[k] * hat;
   }
-  T *ga = me.at(in.ga, me.plane), *dga = me.at(in.dga, me.plane);
+  T *ga = me.at<T>(in.ga, me.plane), *dga = me.at<T>(in.dga, me.plane);
   me.cells(true, [&](const int64_t* at, int pixels, int64_t cell) {
     const Floats g = cell < 0 ? zero() : get(gp + cell), dg = cell < 0 || !dgp ? zero() : get(dgp + cell);
     for (int j = 0; j < pixels; ++j) {
@@ -297,14 +301,14 @@ __global__ void __launch_bounds__(kThreads) tangent_backward_kernel(const PlaneB
   });
 }
 
-template <class T>
+template <class A, class T>
 void launch(const PlaneBlock& in, PlaneMethod method, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(in.n * ((in.c + kColumns * kVec - 1) / (kColumns * kVec)));
   switch (method) {
-    case PlaneMethod::value: DDFAST_LAUNCH(blocks, kThreads, stream, value_kernel<T>, in); break;
-    case PlaneMethod::backward: DDFAST_LAUNCH(blocks, kThreads, stream, backward_kernel<T>, in); break;
-    case PlaneMethod::tangent: DDFAST_LAUNCH(blocks, kThreads, stream, tangent_kernel<T>, in); break;
-    case PlaneMethod::tangent_backward: DDFAST_LAUNCH(blocks, kThreads, stream, tangent_backward_kernel<T>, in); break;
+    case PlaneMethod::value: DDFAST_LAUNCH(blocks, kThreads, stream, value_kernel<A>, in); break;
+    case PlaneMethod::backward: DDFAST_LAUNCH(blocks, kThreads, stream, (backward_kernel<A, T>), in); break;
+    case PlaneMethod::tangent: DDFAST_LAUNCH(blocks, kThreads, stream, (tangent_kernel<A, T>), in); break;
+    default: DDFAST_LAUNCH(blocks, kThreads, stream, (tangent_backward_kernel<A, T>), in);
   }
 }
 
@@ -313,8 +317,9 @@ void launch(const PlaneBlock& in, PlaneMethod method, cudaStream_t stream) {
 int plane_block_cuda(const PlaneBlock& in, PlaneMethod method, void* stream) {
   if (in.n == 0 || in.c == 0) return cudaSuccess;
   const auto s = static_cast<cudaStream_t>(stream);
-  if (in.dtype == DType::bf16) launch<uint16_t>(in, method, s);
-  else launch<float>(in, method, s);
+  if (in.dtype == DType::bf16) launch<uint16_t, uint16_t>(in, method, s);
+  else if (in.change == DType::bf16) launch<float, uint16_t>(in, method, s);
+  else launch<float, float>(in, method, s);
   return cudaGetLastError();
 }
 

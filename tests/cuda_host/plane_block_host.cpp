@@ -1,6 +1,6 @@
 // Runs a kernel of plane_block_cuda.cu on the CPU: plane_block_host <input> <output>.
 //
-// Input: int64 method, n, h, w, c, per_model, pool, dtype; float32 eps; then for each array of kNames int64 bytes (0 for
+// Input: int64 method, n, h, w, c, per_model, pool, dtype, change; float32 eps; then for each array of kNames int64 bytes (0 for
 // a null pointer) and its contents.  Output: the contents of all arrays afterwards, in the same way.  Every array is a
 // block of its own on the heap, so that the address sanitizer sees any access beyond it.
 #include <cstdio>
@@ -29,7 +29,8 @@ int main(int, char** argv) {
   ddfast::PlaneBlock block{};
   block.n = read<int64_t>(in), block.h = read<int64_t>(in), block.w = read<int64_t>(in), block.c = read<int64_t>(in);
   block.per_model = read<int64_t>(in), block.pool = read<int64_t>(in) != 0;
-  block.dtype = static_cast<ddfast::DType>(read<int64_t>(in)), block.eps = read<float>(in);
+  block.dtype = static_cast<ddfast::DType>(read<int64_t>(in));
+  block.change = static_cast<ddfast::DType>(read<int64_t>(in)), block.eps = read<float>(in);
   constexpr int kArrays = 18;
   std::vector<int64_t> sizes(kArrays);
   std::vector<void*> data(kArrays, nullptr);

@@ -161,6 +161,29 @@ def test_bfloat16_planes(shape: tuple[int, int, int, int]) -> None:
 
 
 @pytest.mark.skipif("cpp" not in BACKENDS, reason="needs the native module")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_derivatives_of_float32_planes(shape: tuple[int, int, int, int]) -> None:
+    a, da, gamma, beta, dgamma, dbeta = case(shape)
+    low = da.bfloat16().contiguous(memory_format=torch.channels_last)
+    library, found = torch.ops.ddfast, []
+    for backend in ("cpp", "reference"):
+        with ops.use_backend(backend):
+            p, mean, rstd = library.plane_block(a, gamma, beta, True, 1e-5)
+            gp = torch.cos(p).bfloat16()
+            first = library.plane_block_backward(gp, a, mean, rstd, gamma, beta, True)
+            dp, dmean, cov = library.plane_block_tangent(a, low, mean, rstd, gamma, beta, dgamma, dbeta, True)
+            known = (a, low, mean, rstd, dmean, cov, gamma, beta, dgamma, True)
+            found.append([p, *first, dp, *library.plane_block_tangent_backward(gp, dp, *known)])
+    for mine, want in zip(*found, strict=True):
+        assert mine.dtype == want.dtype
+        rough = {"rtol": 2**-7, "atol": 2**-8 * want.float().abs().max().item()}
+        torch.testing.assert_close(
+            mine.float(), want.float(), **(rough if want.dtype == torch.bfloat16 else {"rtol": 1e-3, "atol": 1e-3})
+        )
+    assert [x.dtype for x in found[0]].count(torch.bfloat16) == 4
+
+
+@pytest.mark.skipif("cpp" not in BACKENDS, reason="needs the native module")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_threads_and_layout_do_not_matter(dtype: torch.dtype) -> None:
     given = case((5, 32, 6, 6), dtype=dtype)

@@ -21,6 +21,7 @@ NAMES = ("gamma", "beta", "dgamma", "dbeta", "a", "da", "gp", "dgp", "mean", "rs
          "dga", "ggamma", "gbeta")  # fmt: skip
 SHAPES = [((2, 36, 4, 6), None), ((2, 8, 5, 7), 2), ((1, 64, 2, 2), None)]
 METHODS = {"value": 0, "backward": 1, "tangent": 2, "tangent_backward": 3}
+F32, BF16 = torch.float32, torch.bfloat16
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
@@ -43,8 +44,9 @@ def run(
     a = tensors["a"]
     n, c, h, w = a.shape
     models = tensors["gamma"].shape[0] if tensors["gamma"].ndim == 2 else 1
-    code = DTYPE_CODES[str(a.dtype).removeprefix("torch.")]
-    content = struct.pack("<8qf", METHODS[method], n, h, w, c, n // models, pool, code, eps)
+    change = next((tensors[name] for name in ("gp", "da") if name in tensors), a)
+    codes = [DTYPE_CODES[str(x.dtype).removeprefix("torch.")] for x in (a, change)]
+    content = struct.pack("<9qf", METHODS[method], n, h, w, c, n // models, pool, *codes, eps)
     for name in NAMES:
         data = as_bytes(tensors[name]) if name in tensors else b""
         content += struct.pack("<q", len(data)) + data
@@ -81,20 +83,22 @@ def poisoned(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.full(shape, float("nan"), dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dtype", "change"), [(F32, F32), (BF16, BF16), (F32, BF16)])
 @pytest.mark.parametrize("pool", [True, False])
 @pytest.mark.parametrize(("shape", "models"), SHAPES)
 def test_kernels_agree_with_the_reference(
-    program: Path, tmp_path: Path, shape: tuple[int, int, int, int], models: int | None, pool: bool, dtype: torch.dtype
-) -> None:
+    program: Path, tmp_path: Path, shape: tuple[int, int, int, int], models: int | None, pool: bool, dtype: torch.dtype,
+    change: torch.dtype,
+) -> None:  # fmt: skip
     a, da, gamma, beta, dgamma, dbeta = case(shape, models, dtype)
+    da = da.to(change)
     n, c, h, w = shape
     small = (n, c, h // 2, w // 2) if pool else shape
     generator = torch.Generator().manual_seed(9)
-    gp, dgp = (torch.randn(small, generator=generator).to(dtype) for _ in range(2))
+    gp, dgp = (torch.randn(small, generator=generator).to(change) for _ in range(2))
     known: dict[str, Any] = {"a": a, "gamma": gamma, "beta": beta}
     rows = {name: poisoned(n, c) for name in ("ggamma", "gbeta", "mean", "rstd", "dmean", "cov")}
-    tolerance = {"rtol": 2e-4, "atol": 2e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    tolerance = {"rtol": 2e-4, "atol": 2e-4} if change == F32 else {"rtol": 2e-2, "atol": 2e-2}
 
     def check(mine: Tensor, want: Tensor) -> None:
         torch.testing.assert_close(mine.float(), want.float(), **tolerance)
@@ -107,7 +111,7 @@ def test_kernels_agree_with_the_reference(
 
     known |= {"mean": mean, "rstd": rstd, "gp": gp}
     ga, ggamma, gbeta = reference.backward(gp, a, mean, rstd, gamma, beta, pool)
-    outputs = {"ggamma": rows["ggamma"], "gbeta": rows["gbeta"], "ga": poisoned(*shape, dtype=dtype)}
+    outputs = {"ggamma": rows["ggamma"], "gbeta": rows["gbeta"], "ga": poisoned(*shape, dtype=change)}
     got = run(program, tmp_path, "backward", pool, 0.0, {**known, **outputs})
     check(got["ga"], ga)
     check(reference.per_model(got["ggamma"], gamma), ggamma)
@@ -115,7 +119,7 @@ def test_kernels_agree_with_the_reference(
 
     known |= {"da": da, "dgamma": dgamma, "dbeta": dbeta}
     dp, dmean, cov = reference.tangent(a, da, mean, rstd, gamma, beta, dgamma, dbeta, pool)
-    statistics = {"dmean": rows["dmean"], "cov": rows["cov"], "dp": poisoned(*small, dtype=dtype)}
+    statistics = {"dmean": rows["dmean"], "cov": rows["cov"], "dp": poisoned(*small, dtype=change)}
     got = run(program, tmp_path, "tangent", pool, 0.0, {**known, **statistics})
     check(got["dp"], dp)
     check(got["dmean"], dmean)
@@ -126,7 +130,7 @@ def test_kernels_agree_with_the_reference(
         more = {} if along is None else {"dgp": along}
         want = reference.tangent_backward(gp, along, a, da, mean, rstd, dmean, cov, gamma, beta, dgamma, pool)
         got = run(program, tmp_path, "tangent_backward", pool, 0.0,
-                  {**known, **more, **outputs, "dga": poisoned(*shape, dtype=dtype)})  # fmt: skip
+                  {**known, **more, **outputs, "dga": poisoned(*shape, dtype=change)})  # fmt: skip
         check(got["ga"], want[0])
         check(got["dga"], want[1])
         check(reference.per_model(got["ggamma"], gamma), want[2])

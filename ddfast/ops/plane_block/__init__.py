@@ -31,6 +31,9 @@ def plane_block(a: Tensor, gamma: Tensor, beta: Tensor, *, pool: bool = True, ep
       ``dggamma = sum(dgz ahat + gz dahat)``, ``dgbeta = sum dgz``,
       ``dga = r (dh - mean(dh) - dahat mean(h ahat) - ahat mean(dh ahat + h dahat)) - r cov ga``.
 
+    The derivatives' planes may be bfloat16 beside float32 ``a`` (in the ops; results are of the type of what they are
+    derivatives along or of), so that the ReLU's mask is exact where convolutions are not.
+
     ConvNet of DC, DSA, DM, MTT (Zhao et al., ICLR 2021; Cazenavette et al., CVPR 2022), without the convolution's bias,
     which the mean cancels.
 
@@ -62,20 +65,20 @@ def plane_block(a: Tensor, gamma: Tensor, beta: Tensor, *, pool: bool = True, ep
 
 
 def _fake_value(a: Tensor, gamma: Tensor, beta: Tensor, pool: bool, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    return layout.pooled(a, pool), layout.statistic(a), layout.statistic(a)
+    return layout.pooled(a, pool, a.dtype), layout.statistic(a), layout.statistic(a)
 
 
 def _fake_backward(gp: Tensor, a: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor, pool: bool) -> Any:
-    return layout.planes(a), torch.empty_like(gamma), torch.empty_like(gamma)
+    return layout.planes(a, gp.dtype), torch.empty_like(gamma), torch.empty_like(gamma)
 
 
-def _fake_tangent(a: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return layout.pooled(a, rest[-1]), layout.statistic(a), layout.statistic(a)
+def _fake_tangent(a: Tensor, da: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return layout.pooled(a, rest[-1], da.dtype), layout.statistic(a), layout.statistic(a)
 
 
-def _fake_tangent_backward(gp: Tensor, dgp: Tensor | None, a: Tensor, *rest: Any) -> Any:
-    gamma = rest[5]
-    return layout.planes(a), layout.planes(a), torch.empty_like(gamma), torch.empty_like(gamma)
+def _fake_tangent_backward(gp: Tensor, dgp: Tensor | None, a: Tensor, da: Tensor, *rest: Any) -> Any:
+    gamma = rest[4]
+    return layout.planes(a, da.dtype), layout.planes(a, da.dtype), torch.empty_like(gamma), torch.empty_like(gamma)
 
 
 def _laid_out(run: Any) -> Any:
@@ -114,10 +117,14 @@ TANGENT_BACKWARD = _registry.define(
 )
 
 
-for _op, _run in ((VALUE, native.value), (BACKWARD, native.backward), (TANGENT, native.tangent),
-                  (TANGENT_BACKWARD, native.tangent_backward)):  # fmt: skip
+for _op, _run, _place in (
+    (VALUE, native.value, 0),
+    (BACKWARD, native.backward, 1),
+    (TANGENT, native.tangent, 0),
+    (TANGENT_BACKWARD, native.tangent_backward, 2),
+):
     for _name in ("cpp", "cuda"):
-        _op.add_backend(_name, _run, rejects=native.rejects)
+        _op.add_backend(_name, _run, rejects=native.rejects(_place))
 
 
 def _keep_value(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -13,13 +13,13 @@ def statistic(a: Tensor) -> Tensor:
     return a.new_empty(a.shape[:2], dtype=compute_dtype(a))
 
 
-def planes(a: Tensor) -> Tensor:
-    """Of a's shape and type."""
-    return torch.empty(a.shape, dtype=a.dtype, device=a.device, memory_format=torch.channels_last)
+def planes(a: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of a's shape."""
+    return torch.empty(a.shape, dtype=dtype, device=a.device, memory_format=torch.channels_last)
 
 
-def pooled(a: Tensor, pool: bool) -> Tensor:
-    """Of the shape after the pool and a's type."""
+def pooled(a: Tensor, pool: bool, dtype: torch.dtype) -> Tensor:
+    """Of the shape after the pool."""
     n, c, h, w = a.shape
     size = (n, c, h // 2, w // 2) if pool else (n, c, h, w)
-    return torch.empty(size, dtype=a.dtype, device=a.device, memory_format=torch.channels_last)
+    return torch.empty(size, dtype=dtype, device=a.device, memory_format=torch.channels_last)

@@ -21,7 +21,7 @@ def plane_block(a: Tensor, gamma: Tensor, beta: Tensor, pool: bool, eps: float) 
     rstd = (x - _spread(mean)).square().mean((2, 3)).add(eps).rsqrt()
     hat = _hat(x, mean, rstd)
     z = hat * _rows(gamma, a) + _rows(beta, a)
-    return _pooled(z.relu(), pool, a), mean, rstd
+    return _pooled(z.relu(), pool).to(a.dtype), mean, rstd
 
 
 def backward(
@@ -32,7 +32,7 @@ def backward(
     gz = _spread_back(gp, a, pool) * live
     m1, m2 = _mean(gz), _mean(gz * hat)
     ga = scale * (gz - m1 - hat * m2)
-    return ga.to(a.dtype), per_model(_sum(gz * hat), gamma), per_model(_sum(gz), gamma)
+    return ga.to(gp.dtype), per_model(_sum(gz * hat), gamma), per_model(_sum(gz), gamma)
 
 
 def tangent(
@@ -45,7 +45,7 @@ def tangent(
     dmean, cov = _mean(d), _mean(hat * d)
     dhat = _spread(rstd) * (d - dmean - hat * cov)
     dz = (_rows(dgamma, a) * hat + _rows(gamma, a) * dhat + _rows(dbeta, a)) * live
-    return _pooled(dz, pool, a), dmean[:, :, 0, 0], cov[:, :, 0, 0]
+    return _pooled(dz, pool).to(da.dtype), dmean[:, :, 0, 0], cov[:, :, 0, 0]
 
 
 def tangent_backward(
@@ -63,7 +63,7 @@ def tangent_backward(
     inner = dg * gz + g * dgz
     dga = r * (inner - _mean(inner) - g * dhat * gz_hat - hat * (dg * gz_hat + g * dgz_hat)) - r * _spread(cov) * ga
     sums = _sum(dgz * hat + gz * dhat), _sum(dgz)
-    return ga.to(a.dtype), dga.to(a.dtype), per_model(sums[0], gamma), per_model(sums[1], gamma)
+    return ga.to(da.dtype), dga.to(da.dtype), per_model(sums[0], gamma), per_model(sums[1], gamma)
 
 
 def _state(a: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor) -> Planes:
@@ -93,8 +93,8 @@ def per_model(sums: Tensor, parameter: Tensor) -> Tensor:
     return sums.reshape(rows, -1, sums.shape[1]).sum(1).reshape(parameter.shape)
 
 
-def _pooled(z: Tensor, pool: bool, a: Tensor) -> Tensor:
-    return (F.avg_pool2d(z, 2) if pool else z).to(a.dtype)
+def _pooled(z: Tensor, pool: bool) -> Tensor:
+    return F.avg_pool2d(z, 2) if pool else z
 
 
 def _spread_back(gp: Tensor, a: Tensor, pool: bool) -> Tensor:
