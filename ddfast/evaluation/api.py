@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddfast.data import Source
-from ddfast.evaluation.inputs import Data, Sets, load_sets, real_set, resolve_device, share, test_pictures
+from ddfast.evaluation.inputs import (
+    Data,
+    Sets,
+    load_sets,
+    real_set,
+    resolve_device,
+    share,
+    test_pictures,
+    training_space,
+)
 from ddfast.evaluation.page import render
 from ddfast.evaluation.plan import Plan, Subject, subject_keys
 from ddfast.evaluation.protocols import EvaluationConfig, protocol
@@ -237,7 +246,16 @@ def _subjects(
         notes += _storage_notes(name, teacher, store)
         size = store.layout.total_bytes if store is not None else 0
         found.append(
-            Subject(key, name, distilled, measure(distilled, train, targets, label_bytes=size), teacher, targets, store)
+            Subject(
+                key,
+                name,
+                distilled,
+                measure(distilled, train, targets, label_bytes=size),
+                teacher,
+                targets,
+                store,
+                training_space(distilled, train, config),
+            )
         )
     return tuple(found)
 

@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 
+from ddfast._types import IMAGENET
 from ddfast.data import Source, open_source
+from ddfast.data.space import Space
+from ddfast.data.squares import whole_images
+from ddfast.data.whitening import ZCA
 from ddfast.evaluation.protocols import EvaluationConfig, val_limit
 from ddfast.evaluation.validation import Validation, open_validation
 from ddfast.store import DistilledSet, load
@@ -81,6 +85,27 @@ def real_set(distilled: DistilledSet, train: Data | None, notes: list[str]) -> S
     if known and source.fingerprint() != known.get("fingerprint"):
         notes.append(f"The real set {source.name} is not file for file the one that the set was distilled from.")
     return source
+
+
+def training_space(distilled: DistilledSet, train: Source | None, config: EvaluationConfig) -> Space | None:
+    """Where the set's students train on the images as a matching method left them: with the recipe ``dsa``.
+
+    Raises:
+        ValueError: whitening has to be found again, but the real set was not given.
+    """
+    kind = distilled.manifest.get("space")
+    if kind is None or config.preset != "dsa" or "trained_images" not in distilled.extras:
+        return None
+    normalization = distilled.normalization or IMAGENET
+    if kind != "zca":
+        return Space(normalization)
+    if train is None:
+        raise ValueError(
+            "train: the set's images are whitened (ZCA), which is fitted to the real set; give it with --train"
+        )
+    size = int(distilled.images.shape[1])
+    pictures, _ = whole_images(train, size, max(train.count(c) for c in range(len(train.class_names))))
+    return Space(normalization, ZCA.fit(pictures))
 
 
 def resolve_device(device: str) -> str:

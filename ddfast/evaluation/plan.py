@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ddfast._types import IMAGENET, Normalization
 from ddfast.data import Source
+from ddfast.data.space import Space
 from ddfast.evaluation.protocols import Case, EvaluationConfig, protocol, student_config
 from ddfast.evaluation.storage import Storage, fingerprint
 from ddfast.evaluation.stored import fitted
@@ -24,7 +25,8 @@ class Subject:
     """One distilled set with what belongs to it.
 
     ``key`` is short and unique, ``name`` is for people; ``labels`` are stored soft labels, which its students are
-    trained with instead of the teacher's.
+    trained with instead of the teacher's; ``space`` is given where students train on the images as a matching method
+    left them, instead of on visible pixels.
     """
 
     key: str
@@ -34,6 +36,7 @@ class Subject:
     teacher: Teacher | None
     train_targets: tuple[int, ...]
     labels: LabelStore | None = None
+    space: Space | None = None
 
     @property
     def normalization(self) -> Normalization:
@@ -103,6 +106,8 @@ class Plan:
         subject = self.subject(spec.subject)
         case = subject.case(spec.student)
         config = student_config(self.config, case, augmented=spec.augmented, seed=self.config.seed + spec.seed)
+        if subject.space is not None and spec.images == DISTILLED and self.config.lr is None:
+            config = replace(config, lr=float(subject.distilled.manifest["lr"]))  # learned with the images
         return fitted(config, subject.labels) if subject.labels is not None and spec.augmented else config
 
     def specs(self) -> list[Spec]:
@@ -162,6 +167,7 @@ def _identity(subject: Subject) -> dict[str, Any]:
     return {
         "sha256": fingerprint(subject.distilled),
         "name": subject.name,
+        "space": subject.distilled.manifest["space"] if subject.space is not None else "pixels",
         "teacher": None if teacher is None else {"name": teacher.name, "weights": weights},
         "labels": None if subject.labels is None else dict(subject.labels.fingerprint),
     }

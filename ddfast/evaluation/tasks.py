@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddfast.data.space import Space
 from ddfast.data.squares import whole_images
 from ddfast.evaluation.controls import Subset, random_subset
 from ddfast.evaluation.cost import guarded, training_flops
@@ -32,12 +33,15 @@ class Tests:
 
     plan: Plan
     subject: Subject
+    space: Space | None = None
     last: Tensor | None = None
 
     def __call__(self, student: nn.Module) -> float:
         """Accuracy in [0, 1]."""
         classes = len(self.subject.distilled.class_names)
         workers = self.plan.decode_workers
+        if self.space is not None:
+            student = self.space.before(student).to(self.plan.device).eval()
         found = confusion(student, self.plan.validation, self.subject.normalization, classes, workers)
         self.last = found
         return float(found.diagonal().sum() / found.sum().clamp(min=1))
@@ -82,7 +86,7 @@ def run_task(
         size, classes = int(subject.distilled.images.shape[1]), len(subject.distilled.class_names)
         seed = 1000 * plan.config.seed + spec.seed
         student = build_student(spec.student, classes, size, seed=seed, width=plan.width).to(plan.device)
-        tests = Tests(plan, subject)
+        tests = Tests(plan, subject, None if spec.images == FULL else subject.space)
         recipe = _recipe(plan, spec, subject, pictures)
         options = LoopOptions(
             checkpoint=checkpoint, identity={"task": spec.id}, validate=tests,
@@ -191,15 +195,23 @@ def _train(
     watch: OnProgress | None,
     options: LoopOptions,
 ) -> TrainReport:
+    images = _in_space(subject, spec, pictures)
     common: dict[str, Any] = {"normalization": subject.normalization, "on_progress": watch, "options": options}
     if not isinstance(recipe, StudentConfig):
         return fit(student, pictures.images, pictures.labels, recipe, **common)
     if _stored(subject, spec):
-        return train_student(
-            pictures.images, pictures.labels, student, None, recipe, soft_labels=subject.labels, **common
-        )
+        return train_student(images, pictures.labels, student, None, recipe, soft_labels=subject.labels, **common)
     teacher = subject.teacher if spec.labels == "soft" else None
     return train_student(
-        pictures.images, pictures.labels, student, None if teacher is None else teacher.on(plan.device), recipe,
+        images, pictures.labels, student, None if teacher is None else teacher.on(plan.device), recipe,
         teacher_normalization=None if teacher is None else teacher.normalization, **common,
     )  # fmt: skip
+
+
+def _in_space(subject: Subject, spec: Spec, pictures: Subset) -> Tensor:
+    """What students are given: bytes, or with a space their input itself."""
+    if subject.space is None:
+        return pictures.images
+    if spec.images == DISTILLED:
+        return subject.distilled.extras["trained_images"]
+    return subject.space.apply(pictures.images)

@@ -81,7 +81,8 @@ def train_student(
     cross-entropy with the labels, mixed by the share of pixels when CutMix pasted.
 
     Args:
-        images: uint8 [N, H, W, 3], kept on the student's device.
+        images: uint8 [N, H, W, 3], kept on the student's device; or the student's input itself, float32 [N, 3, H, W],
+            as matching methods train it, for recipes without views (only ``dsa``).
         labels: int64 [N].
         student: maps normalised float32 [n, 3, H, W] to logits [n, C].
         teacher: the same for the teacher, already in eval mode on the student's device; returns [n, C].
@@ -100,7 +101,9 @@ def train_student(
         NonFiniteLossError, TrainMemoryError, RunError: as in ``ddfast.train.loop.run``.
     """
     config = config or StudentConfig()
-    images, labels = check_set(student, images, labels)
+    images, labels = check_set(student, images, labels, ready=True)
+    if images.is_floating_point():
+        _check_ready(config, soft_labels)
     if config.parity:
         from ddfast.train.parity import train_like_rded
 
@@ -152,7 +155,8 @@ def student_loss(
     if teacher is not None and soft_labels is not None:
         raise ValueError("soft_labels: given together with a teacher; expected one of them")
     images = images.contiguous()
-    size = (images.shape[1], images.shape[2])
+    ready = images.is_floating_point()
+    size = (images.shape[2], images.shape[3]) if ready else (images.shape[1], images.shape[2])
     view = view_config(config, size)
     device = images.device
     affine = _renormalise(normalization, teacher_normalization or normalization, device)
@@ -161,8 +165,11 @@ def student_loss(
 
     def prepare(batch: Batch) -> tuple[Tensor, ...]:
         views = draw_views(view, size, config.seed, batch.epoch, batch.step, batch.index)
-        x = augment.render(images, views, view, normalization)
-        x = x if channels_last else x.contiguous()
+        if ready:
+            x = images[batch.index.to(device, non_blocking=True)]
+        else:
+            x = augment.render(images, views, view, normalization)
+        x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         if config.dsa:
             x = apply_dsa(x, draw_dsa(config.dsa, len(x), size, seed=config.seed, epoch=batch.epoch, step=batch.step))
         if teacher is not None:
@@ -198,6 +205,18 @@ def student_loss(
 
     hard = teacher is None and soft_labels is None
     return StudentLoss(prepare, hard_score if hard else soft_score, order)
+
+
+def _check_ready(config: StudentConfig, soft_labels: LabelStore | None) -> None:
+    """Pictures that are the student's input already cannot be cropped and mixed as bytes are."""
+    asked = {
+        "flip": config.flip, "shift": config.shift, "factor": config.factor > 1, "crop": config.crop,
+        "cutmix_alpha": config.cutmix_alpha, "parity": config.parity, "soft_labels": soft_labels,
+    }  # fmt: skip
+    if wrong := [name for name, value in asked.items() if value]:
+        raise ValueError(
+            f"images: got model input (float), which has no views, with {', '.join(wrong)}; expected uint8"
+        )
 
 
 def soft_label_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:

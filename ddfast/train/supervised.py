@@ -127,9 +127,12 @@ def streamed_accuracy(
     return test
 
 
-def check_set(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The set on the model's device, after checking types and shapes."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+def check_set(model: nn.Module, images: Tensor, labels: Tensor, *, ready: bool = False) -> tuple[Tensor, Tensor]:
+    """The set on the model's device, after checking types and shapes; ``ready`` also takes model input as it is."""
+    if ready and images.is_floating_point():
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise TypeError(f"images: got {images.dtype} {list(images.shape)}, expected float [N, 3, H, W] or uint8")
+    elif images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise TypeError(f"images: got {images.dtype} {list(images.shape)}, expected uint8 [N, H, W, 3]")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise TypeError(f"labels: got {labels.dtype} {list(labels.shape)}, expected int64 [{len(images)}]")

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 import ddfast
 from ddfast.data.arrays import ArraySource
+from ddfast.data.space import Space
 from ddfast.methods import get_method
 from ddfast.methods.mtt import PRESETS, MTTConfig, pipeline
 from ddfast.methods.mtt.matching import Matching, fresh_state, load_state, save_state
-from ddfast.methods.mtt.space import Space
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import RunError
 from ddfast.train import NonFiniteLossError

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ddfast.data import Source, require_images
+from ddfast.data.space import Space
 from ddfast.data.squares import whole_images
 from ddfast.methods._options import RunOptions
 from ddfast.methods.mtt.config import MTTConfig
 from ddfast.methods.mtt.experts import find_experts
 from ddfast.methods.mtt.matching import Matching, State, fresh_state, load_state, save_state
-from ddfast.methods.mtt.space import Space
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import Ledger, Progress, atomic_write_bytes, open_ledger, refuse_occupied, seeds
 from ddfast.runs.folder import DEFAULT_OUTPUTS
@@ -67,7 +67,7 @@ class _Run:
         pictures, labels = whole_images(source, config.size, max(map(source.count, range(len(source.class_names)))))
         self.held = _held_out(labels, config)
         self.train, self.train_labels = pictures[~self.held], labels[~self.held]
-        self.space = Space.of(source.name, self.train, zca=config.zca)
+        self.space = Space.of(source.name, pictures, zca=config.zca)
         self.test = self.space.apply(pictures[self.held]).to(self.device)
         self.test_labels = labels[self.held].to(self.device)
 

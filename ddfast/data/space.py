@@ -1,11 +1,11 @@
-"""The space that images are trained in: normalised or whitened pixels, and the way back."""
+"""The space that images are trained in by matching methods: normalised or whitened pixels, and the way back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddfast._types import IMAGENET, Normalization
 from ddfast.data.whitening import ZCA
@@ -22,7 +22,10 @@ class Space:
 
     @classmethod
     def of(cls, source_name: str, images: Tensor, *, zca: bool) -> Space:
-        """For the pictures of a set: CIFAR's own constants where it is CIFAR, else ImageNet's."""
+        """Fitted to all training pictures of a set, uint8 [N, H, W, 3].
+
+        The constants of a normalisation are CIFAR's where it is CIFAR, else ImageNet's.
+        """
         normalization = CIFAR if source_name.startswith("cifar") else IMAGENET
         return cls(normalization, ZCA.fit(images) if zca else None)
 
@@ -43,5 +46,24 @@ class Space:
             pixels = x.permute(0, 2, 3, 1) * std + mean
         return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
 
+    def before(self, student: nn.Module) -> nn.Module:
+        """``student`` behind a layer that takes pictures normalised by ``normalization`` instead."""
+        return student if self.zca is None else nn.Sequential(_Whitening(self.normalization, self.zca), student)
+
     def _constants(self) -> tuple[Tensor, Tensor]:
         return torch.tensor(self.normalization.mean), torch.tensor(self.normalization.std)
+
+
+class _Whitening(nn.Module):
+    """Normalised pictures [n, 3, H, W] to whitened ones."""
+
+    def __init__(self, normalization: Normalization, zca: ZCA) -> None:
+        super().__init__()
+        for name, value in (("scale", normalization.std), ("offset", normalization.mean)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", zca.mean, persistent=False)
+        self.register_buffer("matrix", zca.matrix, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = (x * self.get_buffer("scale") + self.get_buffer("offset")).flatten(1)
+        return ((pixels - self.get_buffer("mean")) @ self.get_buffer("matrix")).view(x.shape)
