@@ -20,7 +20,7 @@ from ddfast.evaluation.students import build_student
 from ddfast.methods import RunOptions, distill_to
 from ddfast.nets.checkpoints import fingerprint, read_state_dict, state_bytes
 from ddfast.nets.observers import Observer, load_observer
-from ddfast.runs import Progress, atomic_write_bytes
+from ddfast.runs import Progress, RunError, atomic_write_bytes
 from ddfast.train import TrainConfig, TrainProgress, accuracy, fit
 from ddfast.train.loop import LoopOptions
 
@@ -41,6 +41,7 @@ class Reproduction:
         name: of the command.
         about: one line for people.
         dataset: torchvision's class to download when no data are given.
+        pictures, test_pictures: classes, and pictures of each.
         network: observer and student.
         size: side of the pictures in pixels.
         preset: of the method.
@@ -54,6 +55,8 @@ class Reproduction:
     name: str
     about: str
     dataset: str
+    pictures: tuple[int, int]
+    test_pictures: tuple[int, int]
     network: str
     size: int
     preset: str
@@ -71,6 +74,8 @@ REPRODUCTIONS = {
             name="rded-cifar10-conv3",
             about="RDED on CIFAR-10, ConvNet-3 as observer and student, 1, 10 and 50 images per class",
             dataset="CIFAR10",
+            pictures=(10, 5000),
+            test_pictures=(10, 1000),
             network="conv3",
             size=32,
             preset="cifar10",
@@ -182,7 +187,15 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 def _open(wanted: Reproduction, data: str | Path | None, out: Path) -> tuple[Source, Source]:
     data = download_cifar(wanted.dataset, out / "data") if data is None else data
-    return open_source(data), open_source(f"{data}:test")
+    train, test = open_source(data), open_source(f"{data}:test")
+    for source, (classes, each) in ((train, wanted.pictures), (test, wanted.test_pictures)):
+        counts = [source.count(label) for label in range(len(source.class_names))]
+        if counts != [each] * classes:
+            raise ValueError(
+                f"data: {source.name} has {len(counts)} classes of {min(counts)} to {max(counts)} pictures, expected "
+                f"{classes} of {each} for {wanted.name}"
+            )
+    return train, test
 
 
 def _observer(
@@ -192,9 +205,13 @@ def _observer(
     place, known = folder / "observer.safetensors", folder / "observer.json"
     classes, recipe = len(train.class_names), wanted.observer
     net = build_student(wanted.network, classes, wanted.size, seed=recipe.seed)
+    who = {"pictures": train.fingerprint(), "test": test.fingerprint(), "recipe": repr(recipe)}
     if known.exists():
         net.load_state_dict(read_state_dict(place))
-        top1 = float(json.loads(known.read_text())["top1"])
+        record = json.loads(known.read_text())
+        if {key: record.get(key) for key in who} != who:
+            raise RunError(f"{known}: the observer there was trained on other data or otherwise; choose another folder")
+        top1 = float(record["top1"])
     else:
         net = net.to(RunOptions(device=device).torch_device())
         images, labels = _all(train, wanted.size)
@@ -208,7 +225,7 @@ def _observer(
             fit(net, images, labels, recipe, on_progress=show, options=LoopOptions(checkpoint=folder / "training"))
         top1 = accuracy(net.eval(), *_all(test, wanted.size))
         atomic_write_bytes(place, state_bytes(net))
-        atomic_write_bytes(known, json.dumps({"top1": top1, "sha256": fingerprint(net)}).encode())
+        atomic_write_bytes(known, json.dumps({"top1": top1, "sha256": fingerprint(net), **who}).encode())
         (folder / "training").unlink(missing_ok=True)
     observer = load_observer(net.cpu(), num_classes=classes, input_size=wanted.size, class_names=train.class_names)
     observer.name = wanted.network

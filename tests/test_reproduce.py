@@ -10,6 +10,7 @@ import pytest
 
 from ddfast import reproduce as module
 from ddfast.reproduce import REPRODUCTIONS, Published, Reproduction, markdown, reproduce
+from ddfast.runs import RunError
 from ddfast.train import TrainConfig
 from tests.evaluation.eval_case import pictures
 
@@ -17,6 +18,8 @@ TINY = Reproduction(
     name="tiny",
     about="colours",
     dataset="CIFAR10",
+    pictures=(3, 20),
+    test_pictures=(3, 6),
     network="conv3",
     size=16,
     preset="cifar10",
@@ -68,6 +71,18 @@ def test_table_says_what_was_measured(data: Path, tmp_path: Path) -> None:
     text = markdown(table)
     assert "| 1 | 50.0 ± 0.3 |" in text
     assert f"reaches {table['observer']['top1']:.1f} % (published: 90.0 %)" in text
+
+
+def test_other_data_are_refused(data: Path, tmp_path: Path) -> None:
+    (x, y), (x_test, y_test) = pictures(21, 1), pictures(6, 2)
+    np.savez(tmp_path / "more.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    with pytest.raises(ValueError, match="data: more has 3 classes of 21 to 21 pictures, expected 3 of 20 for tiny"):
+        reproduce("tiny", tmp_path / "out", data=tmp_path / "more.npz", device="cpu", quiet=True)
+    reproduce("tiny", tmp_path / "out", data=data, seeds=1, device="cpu", processes=1, quiet=True)
+    (x, y), _ = pictures(20, 5), None
+    np.savez(tmp_path / "other.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    with pytest.raises(RunError, match="the observer there was trained on other data"):
+        reproduce("tiny", tmp_path / "out", data=tmp_path / "other.npz", seeds=1, device="cpu", quiet=True)
 
 
 def test_unknown_name_and_missing_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

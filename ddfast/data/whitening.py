@@ -58,9 +58,9 @@ class ZCA:
     def invert(self, white: Tensor) -> Tensor:
         """Whitened [N, 3, H, W] to pictures, float32 [N, H, W, 3], whose visible range is [0, 1]."""
         n, c, h, w = white.shape
-        rows = white.float().reshape(n, -1) @ self.inverse + self.mean
+        rows = white.float().flatten(1) @ self.inverse + self.mean
         return rows.reshape(n, c, h, w).permute(0, 2, 3, 1)
 
 
 def _rows(images: Tensor) -> Tensor:
-    return (images.permute(0, 3, 1, 2).reshape(len(images), -1).float()) / 255
+    return images.permute(0, 3, 1, 2).flatten(1).float() / 255

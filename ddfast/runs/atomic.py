@@ -117,19 +117,29 @@ def create_exclusive(path: Path, data: bytes) -> bool:
     staged = _temporary_of(path)
     try:
         _write(staged, data)
-        try:
-            os.link(staged, path)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            os.replace(staged, path)
-    except FileExistsError:
-        return False
+        return name_exclusively(staged, path)
     except OSError as error:
         raise explain(error, path, f"writing {len(data)} bytes") or error from error
     finally:
         discard([staged])
+
+
+def name_exclusively(temporary: Path, path: Path) -> bool:
+    """Give a finished file its name unless that is taken; True if it got it. ``temporary`` may stay, to be discarded.
+
+    Raises:
+        OSError: as the system reports.
+    """
+    try:
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            os.replace(temporary, path)
+    except FileExistsError:
+        return False
     return True
 
 

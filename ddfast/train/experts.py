@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ddfast.nets.flat_convnet import FlatConvNet
-from ddfast.runs import Ledger, Progress, RunError, open_ledger, seeds
+from ddfast.runs import Ledger, Progress, RunError, Task, open_ledger, seeds
 from ddfast.runs.seeds import stream_key
+from ddfast.store import set_fingerprint
+from ddfast.train.adjoint.step import PRECISIONS, float32
 from ddfast.train.adjoint.unroll import make_step
 from ddfast.train.config import NonFiniteLossError
 from ddfast.train.dsa import STRATEGY, apply_dsa, draw_dsa
@@ -43,15 +44,18 @@ class ExpertConfig:
         for name in ("experts", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 1 or more")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         if not self.lr > 0:
             raise ValueError(f"lr: got {self.lr!r}, expected a positive number")
 
 
-def expert_identity(net: FlatConvNet, config: ExpertConfig, images: Tensor, labels: Tensor) -> dict[str, Any]:
-    """What decides experts, as JSON values; images in the space they are trained in."""
-    digest = hashlib.sha256(images.contiguous().numpy().data)
-    digest.update(labels.to(torch.int64).contiguous().numpy().data)
-    return {"net": asdict(net), "training": asdict(config), "images": len(images), "sha256": digest.hexdigest()}
+def expert_identity(net: FlatConvNet, config: ExpertConfig, images: Tensor, pictures: str) -> dict[str, Any]:
+    """What decides experts, as JSON values; ``pictures`` is a fingerprint of the pictures as bytes.
+
+    Not of the images themselves: whitening differs in the last bits from machine to machine.
+    """
+    return {"net": asdict(net), "training": asdict(config), "images": len(images), "pictures": pictures}
 
 
 def train_experts(
@@ -61,6 +65,7 @@ def train_experts(
     config: ExpertConfig,
     out: Path,
     *,
+    pictures: str = "",
     info: dict[str, Any] | None = None,
     device: str | torch.device = "cpu",
     quiet: bool = False,
@@ -77,6 +82,8 @@ def train_experts(
         labels: int64 [N].
         config: the recipe.
         out: folder for ``experts.safetensors`` and the ledger.
+        pictures: fingerprint of the pictures before normalisation, such as `ddfast.store.set_fingerprint`; "" for that
+            of ``images``, which ties the experts to one kind of machine where they were whitened.
         info: further JSON values to keep and compare, such as the space of the images.
         device: where to train.
         quiet: no progress.
@@ -89,14 +96,14 @@ def train_experts(
         NonFiniteLossError: an expert diverged.
         RunError: ``out`` holds other experts, or the disk is full.
     """
-    who = {**expert_identity(net, config, images, labels), **(info or {})}
+    who = {**expert_identity(net, config, images, pictures or set_fingerprint(images, labels)), **(info or {})}
     tasks = [f"expert-{number:05d}" for number in range(config.experts)]
     ledger = open_ledger(out, tasks, who, resume=True, outputs=(EXPERTS_FILE,))
     steps = config.experts * config.epochs
     with ledger:
         store = TrajectoryStore.create(out / EXPERTS_FILE, config.experts, config.epochs, net.size, who)
         for number, task in enumerate(tasks):
-            if store.epochs_done(number) < config.epochs and ledger.completed(task):
+            if ledger.completed(task) and store.epochs_done(number) < config.epochs:
                 ledger.forget(task)  # the store was removed since
         done = sum(max(store.epochs_done(number), 0) for number in range(config.experts))
         mode = "quiet" if quiet else "auto"
@@ -113,17 +120,17 @@ def _train_all(
     for task in ledger.claims():
         with task:
             number = int(task.id.rpartition("-")[2])
-            loss = _train_one(store, number, net, images, labels, config, shown)
+            loss = _train_one(task, store, number, net, images, labels, config, shown)
             task.complete({"loss": loss})
             if on_expert:
                 on_expert(number)
 
 
 def _train_one(
-    store: TrajectoryStore, number: int, net: FlatConvNet, images: Tensor, labels: Tensor, config: ExpertConfig,
-    shown: Progress,
-) -> float:  # fmt: skip
-    """All epochs of one expert that are missing; the last epoch's mean loss (NaN where none was missing)."""
+    task: Task, store: TrajectoryStore, number: int, net: FlatConvNet, images: Tensor, labels: Tensor,
+    config: ExpertConfig, shown: Progress,
+) -> float | None:  # fmt: skip
+    """All epochs of one expert that are missing; the last epoch's mean loss, None where none was missing."""
     stream = f"expert {number}"
     if store.epochs_done(number) < 0:
         low, high = stream_key(config.seed, stream)
@@ -131,7 +138,7 @@ def _train_one(
     first = store.epochs_done(number)
     theta = store.snapshot(number, first).to(images.device)
     step = make_step(net, config.precision)
-    mean = 0.0
+    mean: float | None = None
     for epoch in range(first, config.epochs):
         order = torch.from_numpy(seeds.permutation(config.seed, stream, epoch, len(images))).to(images.device)
         total = torch.zeros((), dtype=theta.dtype, device=theta.device)
@@ -142,7 +149,8 @@ def _train_one(
                 size = (net.input_size, net.input_size)
                 x = apply_dsa(x, draw_dsa(config.dsa, len(index), size, seed=config.seed, epoch=epoch, step=place,
                                           stream=f"{stream}/dsa"))  # fmt: skip
-            loss, gradient, _ = step.first(theta, x, labels[index])
+            with float32(config.precision):
+                loss, gradient, _ = step.first(theta, x, labels[index])
             assert gradient is not None
             theta = theta.sub_(gradient, alpha=config.lr)
             total += loss
@@ -151,6 +159,11 @@ def _train_one(
             raise NonFiniteLossError(
                 f"expert {number}: the loss became {mean} in epoch {epoch + 1} at learning rate {config.lr}; snapshots "
                 "up to the epoch before are kept. Lower the learning rate"
+            )
+        if task.lost:
+            raise RunError(
+                f"{store.path}: another worker has taken over expert {number}, since this one stood still too long; "
+                "start this worker again"
             )
         store.write(number, epoch + 1, theta)
         shown.update(1, f"expert {number}, loss {mean:.3f}")

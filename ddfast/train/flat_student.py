@@ -10,6 +10,7 @@ from torch import Tensor
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import seeds
 from ddfast.runs.seeds import stream_key
+from ddfast.train.adjoint.step import float32
 from ddfast.train.adjoint.unroll import make_step
 from ddfast.train.config import NonFiniteLossError
 from ddfast.train.dsa import STRATEGY, apply_dsa, draw_dsa
@@ -17,7 +18,7 @@ from ddfast.train.dsa import STRATEGY, apply_dsa, draw_dsa
 
 @dataclass(frozen=True)
 class FlatRecipe:
-    """SGD as DC, DSA and MTT evaluate: ``epochs`` + 1 passes, rate / 10 from pass ``epochs // 2 + 1`` (from 0) on.
+    """SGD as DC, DSA and MTT evaluate: ``epochs`` + 1 passes, rate / 10 after pass ``epochs // 2 + 1`` (from 0).
 
     The momentum starts anew where the rate drops, as MTT's code does; ``weight_decay`` acts on all parameters.
     """
@@ -61,12 +62,19 @@ def train_flat(
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
     """
+    with float32("fp32"):
+        return _train(net, theta.clone(), images, labels, recipe, seed, stream, momentum)
+
+
+def _train(
+    net: FlatConvNet, theta: Tensor, images: Tensor, labels: Tensor, recipe: FlatRecipe, seed: int, stream: str,
+    momentum: Tensor | None,
+) -> Tensor:  # fmt: skip
     step = make_step(net)
-    theta = theta.clone()
     velocity = torch.zeros_like(theta) if momentum is None else momentum
     rate, loss = recipe.lr, torch.zeros(())
     for epoch in range(recipe.epochs + 1):
-        if epoch == recipe.epochs // 2 + 1:
+        if epoch == recipe.epochs // 2 + 2:
             rate = recipe.lr / 10
             velocity.zero_()
         order = torch.from_numpy(seeds.permutation(seed, f"{stream}/order", epoch, len(images))).to(images.device)

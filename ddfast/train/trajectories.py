@@ -8,10 +8,12 @@ pages, so that it can be memory-mapped; it is read in plain calls here, which a 
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import mmap
 import os
+import secrets
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ddfast.runs import RunError, atomic_write_bytes
-from ddfast.runs.atomic import explain
+from ddfast.runs.atomic import TEMPORARY_PREFIX, discard, explain, name_exclusively
 
 EXPERTS_FILE = "experts.safetensors"
 FORMAT = "ddfast.trajectories/1"
@@ -62,16 +64,17 @@ class TrajectoryStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = (experts, epochs + 1, size)
         header = _header(shape, info)
-        temporary = path.with_name(f"{path.name}.new")
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
         try:
             with temporary.open("wb") as file:
                 file.write(header)
-                os.posix_fallocate(file.fileno(), 0, len(header) + _padded(4 * experts) + 4 * int(np.prod(shape)))
+                _reserve(file.fileno(), len(header) + _padded(4 * experts) + 4 * int(np.prod(shape)))
+            name_exclusively(temporary, path)  # of two workers here at once one wins, and both use its file
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise explain(error, path, "making room for the experts") or error from error
-        os.replace(temporary, path)
-        return cls.open(path)
+        finally:
+            discard([temporary])
+        return cls.create(path, experts, epochs, size, info)
 
     @classmethod
     def open(cls, path: str | Path) -> TrajectoryStore:
@@ -154,6 +157,9 @@ class TrajectoryStore:
     def _write(self, offset: int, data: bytes) -> None:
         try:
             with self.path.open("r+b") as file:
+                # a lock makes network file systems write just these bytes, not the page around them, where other
+                # machines may have written
+                fcntl.lockf(file, fcntl.LOCK_EX)
                 file.seek(offset)
                 file.write(data)
                 file.flush()
@@ -199,6 +205,14 @@ def _header(shape: tuple[int, int, int], info: Mapping[str, Any]) -> bytes:
     text = json.dumps(content).encode()
     length = -(-(8 + len(text)) // mmap.PAGESIZE) * mmap.PAGESIZE - 8
     return struct.pack("<Q", length) + text.ljust(length)
+
+
+def _reserve(handle: int, length: int) -> None:
+    """Room on the disk, so that it cannot fill up in the middle of a training."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, length)
+    else:
+        os.truncate(handle, length)
 
 
 def _padded(size: int) -> int:

@@ -22,6 +22,7 @@ from ddfast.runs import RunError
 from ddfast.train import NonFiniteLossError
 from ddfast.train.dsa import apply_dsa
 from ddfast.train.experts import ExpertConfig, train_experts
+from ddfast.train.flat_student import train_flat
 from ddfast.train.trajectories import TrajectoryStore, write_replay_buffer
 
 NET = FlatConvNet(num_classes=3, input_size=8, depth=2, width=16)
@@ -167,6 +168,44 @@ def test_run_and_resume_end_in_the_same_set(tmp_path: Path, monkeypatch: pytest.
     assert torch.equal(space.invert(whole.extras["trained_images"]), whole.images)
 
 
+@pytest.mark.parametrize("zca", [True, False])
+def test_without_held_out_pictures_the_last_images_are_kept(tmp_path: Path, zca: bool) -> None:
+    made = ddfast.distill(
+        "mtt", source(), out=tmp_path / "out", **{**SETTINGS, "zca": zca, "test": "none", "ipc": 12}, quiet=True
+    )
+    assert made.ipc == 12  # all there are: none is held out
+    assert [sorted(test) for test in made.manifest["tests"]] == [["iteration", "lr"]] * 3
+    assert made.manifest["experts_trained_on"] == "the run's training pictures"
+
+
+def test_stopped_in_the_middle_of_a_test_it_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ddfast.distill("mtt", source(), out=tmp_path / "whole", **SETTINGS, quiet=True)
+    calls = []
+
+    def stopping(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(kwargs["stream"])
+        if len(calls) in (2, 4):
+            raise KeyboardInterrupt
+        return train_flat(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "train_flat", stopping)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            ddfast.distill("mtt", source(), out=tmp_path / "stopped", **SETTINGS, quiet=True, resume=resume)
+    stopped = ddfast.distill("mtt", source(), out=tmp_path / "stopped", **SETTINGS, quiet=True, resume=True)
+    assert stopped.manifest["tests"] == whole.manifest["tests"]
+    assert torch.equal(stopped.images, whole.images)
+
+
+def test_images_that_students_diverge_on_count_as_chance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverging(*_: Any, **__: Any) -> Tensor:
+        raise NonFiniteLossError("diverged")
+
+    monkeypatch.setattr(pipeline, "train_flat", diverging)
+    made = ddfast.distill("mtt", source(), out=tmp_path / "out", **SETTINGS, quiet=True)
+    assert [test["top1"] for test in made.manifest["tests"]] == [pytest.approx(1 / 3)] * 3
+
+
 def test_whitened_images_come_back_as_pictures(tmp_path: Path) -> None:
     made = ddfast.distill(
         "mtt", source(), out=tmp_path / "out", **{**SETTINGS, "zca": True, "iterations": 1}, quiet=True
@@ -185,7 +224,7 @@ def test_learned_rate_that_turns_negative_stops_with_the_state_before(tmp_path: 
             kept.append((ours.state.lr.item(), ours.state.iteration))
             ours.advance()
 
-    with pytest.raises(NonFiniteLossError, match=r"iteration \d+ .*learning rate went from .* to -.*Lower lr_lr"):
+    with pytest.raises(NonFiniteLossError, match=r"iteration \d+ .*learning rate went from .* to -.*lower lr_lr"):
         go_on()
     assert (ours.state.lr.item(), ours.state.iteration) == kept[-1]
     assert kept[-1][0] > 0
@@ -209,6 +248,7 @@ def test_replay_buffers_of_mtt(tmp_path: Path) -> None:
     settings = {**SETTINGS, "buffers": str(buffers), "iterations": 2}
     made = ddfast.distill("mtt", source(), out=tmp_path / "out", **settings, quiet=True)
     assert len(made.manifest["losses"]) == 2
+    assert made.manifest["experts_trained_on"].startswith("other pictures too")
     with pytest.raises(ValueError, match=r"has experts of normalized pictures, but the run's are zca"):
         ddfast.distill("mtt", source(), out=tmp_path / "zca", **{**settings, "zca": True}, quiet=True)
     with pytest.raises(ValueError, match="tensors: got shapes"):
@@ -229,6 +269,10 @@ def test_replay_buffers_of_mtt(tmp_path: Path) -> None:
         ({"init": "zeros"}, "init: got 'zeros'"),
         ({"holdout": 1.0}, "holdout: got 1.0"),
         ({"ipc": 0}, "ipc: got 0"),
+        ({"precision": "BF16"}, "precision: got 'BF16'"),
+        ({"memory": "stroe"}, "memory: got 'stroe'"),
+        ({"batch_syn": 0}, "batch_syn: got 0"),
+        ({"dsa": "blur"}, "dsa: got 'blur'"),
     ],
 )
 def test_wrong_settings(change: dict[str, Any], message: str) -> None:
@@ -236,21 +280,47 @@ def test_wrong_settings(change: dict[str, Any], message: str) -> None:
         MTTConfig(**{**SETTINGS, **change})
 
 
-def test_presets_are_the_published_rows() -> None:
-    for name in PRESETS:
-        config = get_method("mtt").configure(name)
-        assert config.preset == name
-    row = MTTConfig(**PRESETS["cifar10-ipc10"])
-    assert (row.syn_steps, row.expert_epochs, row.max_start_epoch, row.lr_img, row.zca) == (30, 2, 20, 100.0, True)
-    old = MTTConfig(**PRESETS["cifar10-ipc10-2022"])
-    assert (old.max_start_epoch, old.lr_img, old.lr_teacher) == (15, 1000.0, 0.01)
-    tiny = MTTConfig(**PRESETS["tinyimagenet-ipc10"])
-    assert (tiny.size, tiny.depth, tiny.batch_syn, tiny.zca) == (64, 4, 200, False)
+# steps, expert epochs, max start, batch, lr_img, lr_lr, lr at the start, zca: the authors' list, and the older rows
+ROWS = {
+    "cifar10-ipc1": (50, 2, 2, None, 100, 1e-7, 0.01, True),
+    "cifar10-ipc10": (30, 2, 20, None, 100, 1e-5, 0.001, True),
+    "cifar10-ipc50": (30, 2, 40, None, 1000, 1e-5, 0.001, False),
+    "cifar10-ipc1-2022": (50, 2, 5, None, 1000, 1e-7, 0.01, True),
+    "cifar10-ipc10-2022": (30, 2, 15, None, 1000, 1e-5, 0.01, True),
+    "cifar100-ipc1": (20, 3, 20, None, 1000, 1e-5, 0.01, True),
+    "cifar100-ipc10": (20, 2, 20, None, 1000, 1e-5, 0.01, False),
+    "cifar100-ipc50": (80, 2, 40, 125, 1000, 1e-5, 0.01, True),
+    "tinyimagenet-ipc1": (10, 2, 10, None, 1e4, 1e-4, 0.01, False),
+    "tinyimagenet-ipc10": (20, 2, 40, 200, 1e4, 1e-4, 0.01, False),
+    "tinyimagenet-ipc50": (20, 2, 40, 300, 1e4, 1e-4, 0.01, False),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_presets_are_the_published_rows(name: str) -> None:
+    row = get_method("mtt").configure(name)
+    assert row.preset == name
+    assert row.ipc == int(name.split("ipc")[1].split("-")[0])
+    values = (
+        row.syn_steps,
+        row.expert_epochs,
+        row.max_start_epoch,
+        row.batch_syn,
+        row.lr_img,
+        row.lr_lr,
+        row.lr_teacher,
+    )
+    assert (*values, row.zca) == ROWS[name]
+    assert (row.size, row.depth) == ((64, 4) if name.startswith("tiny") else (32, 3))
+    assert (row.experts, row.expert_train_epochs, row.iterations, row.momentum) == (100, 50, 5000, 0.5)
+    assert set(PRESETS) == {*ROWS, "smoke"}
 
 
 def test_too_few_pictures() -> None:
     with pytest.raises(ValueError, match="ipc=50 needs 50 pictures of each class"):
         ddfast.distill("mtt", source(), **{**SETTINGS, "ipc": 50}, quiet=True)
+    with pytest.raises(ValueError, match=r"ipc=12 needs .* beside those held out \(holdout 0\.1\).*red 11"):
+        ddfast.distill("mtt", source(), **{**SETTINGS, "ipc": 12}, quiet=True)
 
 
 def test_an_observer_is_refused() -> None:

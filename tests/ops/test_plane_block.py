@@ -13,6 +13,7 @@ from ddfast import ops
 from ddfast.ops import available_backends, plane_block
 
 SHAPES = [(3, 32, 8, 8), (2, 16, 7, 5), (1, 48, 2, 3), (4, 128, 16, 16)]
+FAMILY = ["plane_block", "plane_block_backward", "plane_block_tangent", "plane_block_tangent_backward"]
 BACKENDS = [name for name in ("reference", "cpp") if name in available_backends("plane_block")]
 
 
@@ -87,7 +88,7 @@ def test_all_orders_against_float64(shape: tuple[int, int, int, int], pool: bool
 def test_cuda_against_float64(shape: tuple[int, int, int, int], pool: bool) -> None:
     given = case(shape)
     truth = second_order(by_layers, *(x.double() for x in given), pool)
-    with ops.use_backend("cuda", ["plane_block", "plane_block_backward", "plane_block_tangent"]):
+    with ops.use_backend("cuda", FAMILY):
         got = second_order(ours, *(x.cuda() for x in given), pool)
     for mine, want in zip(got, truth, strict=True):
         torch.testing.assert_close(mine.cpu().double(), want, rtol=1e-4, atol=1e-5 * want.abs().max().item())
@@ -216,7 +217,7 @@ def test_not_a_number_comes_through(backend: str) -> None:
     assert torch.isfinite(p[1]).all()
 
 
-@pytest.mark.parametrize("name", ["plane_block", "plane_block_backward", "plane_block_tangent"])
+@pytest.mark.parametrize("name", FAMILY)
 def test_opcheck(name: str) -> None:
     a, da, gamma, beta, dgamma, dbeta = case((2, 16, 4, 4))
     library = torch.ops.ddfast
@@ -225,8 +226,10 @@ def test_opcheck(name: str) -> None:
         args = (a.requires_grad_(), gamma.requires_grad_(), beta.requires_grad_(), True, 1e-5)
     elif name == "plane_block_backward":
         args = (torch.ones_like(p), a.requires_grad_(), mean, rstd, gamma.requires_grad_(), beta, True)
-    else:
+    elif name == "plane_block_tangent":
         args = (a, da, mean, rstd, gamma, beta, dgamma, dbeta, True)
+    else:
+        args = (torch.ones_like(p), p, a, da, mean, rstd, mean, rstd, gamma, beta, dgamma, True)
     torch.library.opcheck(getattr(library, name), args)
 
 

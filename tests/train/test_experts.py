@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddfast.nets.flat_convnet import FlatConvNet
-from ddfast.runs import RunError, seeds
-from ddfast.train import NonFiniteLossError, experts
+from ddfast.runs import RunError, Task, seeds
+from ddfast.train import NonFiniteLossError, experts, trajectories
 from ddfast.train.experts import ExpertConfig, train_experts, trained
 from ddfast.train.trajectories import TrajectoryStore, read_replay_buffers, write_replay_buffer
 
@@ -167,9 +167,42 @@ def test_replay_buffers_there_and_back(tmp_path: Path) -> None:
 
 
 def test_identity_names_architecture_and_recipe() -> None:
-    who = experts.expert_identity(NET, CONFIG, *pictures())
+    who = experts.expert_identity(NET, CONFIG, pictures()[0], "abc")
     assert who["net"] == asdict(NET)
     assert who["training"]["lr"] == 0.05
+    assert who["pictures"] == "abc"
+
+
+def test_two_workers_that_begin_together_share_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "experts.safetensors"
+    reserve = trajectories._reserve
+    first: list[TrajectoryStore] = []
+
+    def overtaken(handle: int, length: int) -> None:
+        """The other worker makes the file, and writes, while this one makes room."""
+        reserve(handle, length)
+        if not first:
+            first.append(TrajectoryStore.__new__(TrajectoryStore))
+            first[0] = TrajectoryStore.create(path, 2, 1, 4, {"seed": 0})
+            first[0].write(0, 0, torch.arange(4.0))
+
+    monkeypatch.setattr(trajectories, "_reserve", overtaken)
+    second = TrajectoryStore.create(path, 2, 1, 4, {"seed": 0})
+    assert second.snapshot(0, 0).tolist() == [0, 1, 2, 3]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["experts.safetensors"]
+
+
+def test_a_worker_that_lost_its_expert_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Task, "lost", property(lambda self: True))
+    with pytest.raises(RunError, match="another worker has taken over expert 0"):
+        train_experts(NET, *pictures(), CONFIG, tmp_path, quiet=True)
+
+
+def test_whitened_images_may_differ_in_last_bits(tmp_path: Path) -> None:
+    """Another machine's whitening: the same pictures, so the same experts."""
+    images, labels = pictures()
+    train_experts(NET, images, labels, CONFIG, tmp_path, pictures="abc", quiet=True)
+    assert len(train_experts(NET, images * (1 + 1e-7), labels, CONFIG, tmp_path, pictures="abc", quiet=True)) == 3
 
 
 @pytest.mark.parametrize("change", [{"experts": 0}, {"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}])

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddfast.methods._options import option
-from ddfast.train.dsa import STRATEGY
+from ddfast.nets.convnet import NORMS
+from ddfast.train.adjoint.step import PRECISIONS
+from ddfast.train.adjoint.unroll import MEMORIES
+from ddfast.train.dsa import STRATEGY, parse_strategy
 
 INITS = ("real", "noise")
 TESTS = ("split", "none")
@@ -56,7 +59,7 @@ class MTTConfig:
     eval_students: int = option(2, "students of each test")
     eval_epochs: int = option(1000, "epochs of each")
     memory: str = option("store", "store each step's activations, or recompute them")
-    precision: str = option("fp32", "of convolutions and planes: fp32 or bf16")
+    precision: str = option("fp32", "of convolutions: fp32, tf32 (GPUs) or bf16")
     seed: int = option(0, "of every draw")
     preset: str | None = option(None, "the preset's name", cli=False)
 
@@ -69,9 +72,11 @@ class MTTConfig:
         for name in ("lr_img", "lr_teacher", "expert_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a positive number")
-        for name, known in (("init", INITS), ("test", TESTS)):
+        for name, known in (
+            ("init", INITS), ("test", TESTS), ("memory", MEMORIES), ("precision", PRECISIONS), ("norm", NORMS),
+        ):  # fmt: skip
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {' or '.join(known)}")
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(known)}")
         if not 0 <= self.min_start_epoch < self.max_start_epoch:
             raise ValueError(
                 f"min_start_epoch: got {self.min_start_epoch} with max_start_epoch {self.max_start_epoch}, expected "
@@ -83,6 +88,10 @@ class MTTConfig:
                 f"would end at epoch {self.max_start_epoch - 1 + self.expert_epochs}, but experts are trained for "
                 f"{self.expert_train_epochs}"
             )
+        if self.batch_syn is not None and self.batch_syn < 1:
+            raise ValueError(f"batch_syn: got {self.batch_syn!r}, expected 1 or more (default: all images)")
+        if self.dsa:
+            parse_strategy(self.dsa)
         if not 0 < self.holdout < 1:
             raise ValueError(f"holdout: got {self.holdout!r}, expected a share between 0 and 1")
         if not 0 <= self.ema < 1:

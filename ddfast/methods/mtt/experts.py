@@ -13,17 +13,31 @@ from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.train.experts import ExpertConfig, train_experts, trained
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore, read_replay_buffers
 
+OWN = "the run's training pictures"
+OTHERS = "other pictures too, which may hold the held-out ones"
+
 
 def find_experts(
-    net: FlatConvNet, images: Tensor, labels: Tensor, config: MTTConfig, options: RunOptions, out: Path
-) -> TrajectoryStore:
+    net: FlatConvNet,
+    images: Tensor,
+    labels: Tensor,
+    pictures: str,
+    config: MTTConfig,
+    options: RunOptions,
+    out: Path,
+) -> tuple[TrajectoryStore, str]:
     """Experts for ``config``.
 
     Args:
         net: the architecture.
         images, labels: pictures to train on, in the space of the run.
+        pictures: their fingerprint as bytes.
         config, options: of the run.
         out: folder for experts that are trained or imported here.
+
+    Returns:
+        The experts, and for the manifest what they were trained on: "the run's training pictures", or that others may
+        be among them (held-out ones too).
 
     Raises:
         FileNotFoundError: ``buffers`` names a folder without experts.
@@ -35,10 +49,11 @@ def find_experts(
             config.experts, config.expert_train_epochs, config.expert_batch, config.expert_lr, config.dsa,
             config.precision, config.seed,
         )  # fmt: skip
-        space = "zca" if config.zca else "normalized"
-        return train_experts(
-            net, images, labels, recipe, out, info={"space": space}, device=options.torch_device(), quiet=options.quiet
-        )
+        store = train_experts(
+            net, images, labels, recipe, out, pictures=pictures, info={"space": _space(config)},
+            device=options.torch_device(), quiet=options.quiet,
+        )  # fmt: skip
+        return store, OWN
     place = Path(config.buffers)
     if (place / EXPERTS_FILE).exists():
         store = trained(place, net)
@@ -51,28 +66,44 @@ def find_experts(
             f"buffers: {place} has {store.epochs} epochs, but max_start_epoch {config.max_start_epoch} and "
             f"expert_epochs {config.expert_epochs} need {last}"
         )
-    return store
+    return store, OWN if store.info.get("pictures") == pictures else OTHERS
 
 
 def _imported(place: Path, net: FlatConvNet, config: MTTConfig, out: Path) -> TrajectoryStore:
+    """MTT's files, written into a store of our own, expert by expert; what an earlier call imported is kept."""
     files = sorted(place.glob("replay_buffer_*.pt"))
     if not files:
         raise FileNotFoundError(f"buffers: {place} holds neither {EXPERTS_FILE} nor replay_buffer_*.pt")
-    known = [part for part in place.parts if part.endswith("_NO_ZCA")]
-    _same_space(place, "normalized" if known else "unknown", config)
-    experts = [[net.join(snapshot) for snapshot in expert] for expert in read_replay_buffers(files)]
-    lengths = {len(expert) for expert in experts}
-    if len(lengths) != 1:
-        raise ValueError(f"buffers: {place} has experts of {sorted(lengths)} snapshots, expected all of one length")
-    info = {"net": asdict(net), "imported": [file.name for file in files]}
-    store = TrajectoryStore.create(out / EXPERTS_FILE, len(experts), lengths.pop() - 1, net.size, info)
-    for number, expert in enumerate(experts):
-        for epoch in range(store.epochs_done(number) + 1, len(expert)):
-            store.write(number, epoch, expert[epoch])
+    _same_space(place, _space_by_name(place), config)
+    names = [file.name for file in files]
+    if (out / EXPERTS_FILE).exists():
+        store = TrajectoryStore.open(out)
+        done = all(store.epochs_done(number) == store.epochs for number in range(len(store)))
+        if done and store.info == {"net": asdict(net), "imported": names}:
+            return store
+    total = sum(1 for _ in read_replay_buffers(files))
+    for number, expert in enumerate(read_replay_buffers(files)):
+        info = {"net": asdict(net), "imported": names}
+        thetas = [net.join(snapshot) for snapshot in expert]
+        store = TrajectoryStore.create(out / EXPERTS_FILE, total, len(thetas) - 1, net.size, info)
+        for epoch in range(store.epochs_done(number) + 1, len(thetas)):
+            store.write(number, epoch, thetas[epoch])
     return store
 
 
+def _space_by_name(place: Path) -> str:
+    """MTT keeps buffers of whitened CIFAR in <data>, of normalised in <data>_NO_ZCA, whatever is below."""
+    if any(part.endswith("_NO_ZCA") for part in place.parts):
+        return "normalized"
+    return "zca" if any(part.upper() in ("CIFAR10", "CIFAR100") for part in place.parts) else "unknown"
+
+
+def _space(config: MTTConfig) -> str:
+    return "zca" if config.zca else "normalized"
+
+
 def _same_space(place: Path, there: str, config: MTTConfig) -> None:
-    here = "zca" if config.zca else "normalized"
-    if there not in (here, "unknown"):
-        raise ValueError(f"buffers: {place} has experts of {there} pictures, but the run's are {here}; set zca to fit")
+    if there not in (_space(config), "unknown"):
+        raise ValueError(
+            f"buffers: {place} has experts of {there} pictures, but the run's are {_space(config)}; set zca to fit"
+        )

@@ -150,13 +150,13 @@ class Matching:
 
     def _check(self, loss: float, images: Tensor, lr: float, expert: int, start: int) -> None:
         where = f"iteration {self.state.iteration + 1} (expert {expert}, start epoch {start})"
-        kept = "; the state before it is kept in the checkpoint"
+        kept = "; the state before it is kept. Start anew in another folder with"
         if not math.isfinite(loss) or not bool(torch.isfinite(images).all()):
-            raise NonFiniteLossError(f"{where}: the matching loss became {loss}{kept}. Lower lr_img or lr_teacher")
+            raise NonFiniteLossError(f"{where}: the matching loss became {loss}{kept} a lower lr_img or lr_teacher")
         if not lr > 0 or not math.isfinite(lr):
             raise NonFiniteLossError(
                 f"{where}: the student's learning rate went from {float(self.state.lr):.3g} to {lr:.3g}, expected a "
-                f"positive number{kept}. Lower lr_lr"
+                f"positive number{kept} a lower lr_lr"
             )
 
 

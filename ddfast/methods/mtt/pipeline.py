@@ -20,9 +20,10 @@ from ddfast.methods.mtt.matching import Matching, State, fresh_state, load_state
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import Ledger, Progress, atomic_write_bytes, open_ledger, refuse_occupied, seeds
 from ddfast.runs.folder import DEFAULT_OUTPUTS
-from ddfast.store import DistilledSet, contact_sheet_png
+from ddfast.store import DistilledSet, contact_sheet_png, set_fingerprint
 from ddfast.store.manifest import MANIFEST_FILE
 from ddfast.store.provenance import normalization_to_json
+from ddfast.train import NonFiniteLossError
 from ddfast.train.flat_student import FlatRecipe, flat_accuracy, fresh_theta, train_flat
 
 CHECKPOINT, EXPERTS = "checkpoint.pt", "experts"
@@ -67,17 +68,34 @@ class _Run:
         pictures, labels = whole_images(source, config.size, max(map(source.count, range(len(source.class_names)))))
         self.held = _held_out(labels, config)
         self.train, self.train_labels = pictures[~self.held], labels[~self.held]
+        self._check_counts()
         self.space = Space.of(source.name, pictures, zca=config.zca)
         self.test = self.space.apply(pictures[self.held]).to(self.device)
         self.test_labels = labels[self.held].to(self.device)
 
+    def _check_counts(self) -> None:
+        counts = torch.bincount(self.train_labels, minlength=self.net.num_classes).tolist()
+        short = [f"{name} {n}" for name, n in zip(self.source.class_names, counts, strict=True) if n < self.config.ipc]
+        if short:
+            raise ValueError(
+                f"{self.source.name}: ipc={self.config.ipc} needs as many readable pictures of each class beside those "
+                f"held out (holdout {self.config.holdout}), but there are: {', '.join(short[:10])}; lower ipc or "
+                "holdout, or give test=none"
+            )
+
     def all(self, ledger: Ledger) -> None:
         whole = self.space.apply(self.train)
-        store = find_experts(self.net, whole, self.train_labels, self.config, self.options, self.out / EXPERTS)
+        digest = set_fingerprint(self.train, self.train_labels)
+        self.train = self.train[:0]
+        store, seen = find_experts(
+            self.net, whole, self.train_labels, digest, self.config, self.options, self.out / EXPERTS
+        )
+        self.seen = seen
         with ledger.claim("distill") as task:
             state = load_state(self.out / CHECKPOINT, self.device)
             images, labels = self._start(whole)
             state = state or self._fresh(images, labels, store)
+            del whole  # gigabytes for large sets, and not needed any more
             matching = Matching(self.net, store, labels.to(self.device), self.config, state)
             try:
                 self._match(matching)
@@ -95,16 +113,27 @@ class _Run:
             config.iterations, done=state.iteration, unit="iterations", title="mtt", mode=mode,
             callback=self.options.on_progress,
         ) as shown:  # fmt: skip
-            while state.iteration < config.iterations:
-                loss = matching.advance()
-                due = state.iteration % config.eval_every == 0 or state.iteration == config.iterations
-                if due:
+            while True:
+                if self._due(state):  # also where the last call was stopped in the middle of a test
+                    save_state(self.out / CHECKPOINT, state)
                     self._look(matching)
-                if due or time.monotonic() - written > _SECONDS:
                     save_state(self.out / CHECKPOINT, state)
                     written = time.monotonic()
-                tested = f", held-out {100 * state.tests[-1]['top1']:.1f} %" if state.tests else ""
+                if state.iteration == config.iterations:
+                    break
+                loss = matching.advance()
+                if time.monotonic() - written > _SECONDS:
+                    save_state(self.out / CHECKPOINT, state)
+                    written = time.monotonic()
+                known = state.tests[-1].get("top1") if state.tests else None
+                tested = "" if known is None else f", held-out {100 * known:.1f} %"
                 shown.update(1, f"loss {loss:.3f}, lr {float(state.lr):.3g}{tested}")
+
+    def _due(self, state: State) -> bool:
+        """Whether the images are to be looked at and were not yet."""
+        looked = state.tests[-1]["iteration"] if state.tests else 0
+        at_end = state.iteration == self.config.iterations
+        return state.iteration > looked and (state.iteration % self.config.eval_every == 0 or at_end)
 
     def _look(self, matching: Matching) -> None:
         """A picture of the images, and students tested on held-out pictures; keeps the best images."""
@@ -112,6 +141,7 @@ class _Run:
         distilled = self._set(matching, state.average)
         atomic_write_bytes(self.out / f"images_{state.iteration:05d}.png", contact_sheet_png(distilled))
         if config.test == "none":
+            state.tests.append({"iteration": state.iteration, "lr": float(state.lr)})
             return
         recipe = FlatRecipe(config.eval_epochs, float(state.lr), dsa=config.dsa)
         scores = []
@@ -119,7 +149,11 @@ class _Run:
             stream = f"mtt/student {state.iteration} {student}"
             theta = fresh_theta(self.net, config.seed, stream).to(self.device)
             targets = matching.targets()
-            theta = train_flat(self.net, theta, state.average, targets, recipe, seed=config.seed, stream=stream)
+            try:
+                theta = train_flat(self.net, theta, state.average, targets, recipe, seed=config.seed, stream=stream)
+            except NonFiniteLossError:  # images that students diverge on are bad images, not an end of the run
+                scores.append(1 / self.net.num_classes)
+                continue
             scores.append(flat_accuracy(self.net, theta, self.test, self.test_labels))
         top1 = sum(scores) / len(scores)
         state.tests.append({"iteration": state.iteration, "top1": top1, "lr": float(state.lr)})
@@ -175,6 +209,7 @@ class _Run:
             "lr": float(lr),
             "recipe": {"protocol": "dsa", "lr": float(lr), "momentum": 0.9, "weight_decay": 5e-4, "dsa": config.dsa},
             "tests": state.tests,
+            "experts_trained_on": self.seen,
             "losses": [round(loss, 6) for loss in state.losses],
         }
         if not (self.out / MANIFEST_FILE).exists():

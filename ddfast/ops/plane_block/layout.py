@@ -10,7 +10,7 @@ from ddfast.ops.plane_block.reference import compute_dtype
 
 def statistic(a: Tensor) -> Tensor:
     """One number a plane of a [N, C, H, W]."""
-    return a.new_empty(a.shape[:2], dtype=compute_dtype(a))
+    return torch.empty(a.shape[:2], dtype=compute_dtype(a), device=a.device)
 
 
 def planes(a: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ddfast import ops as _registered  # noqa: F401 (defines torch.ops.ddfast)
 from ddfast.nets.flat_convnet import FlatConvNet
-from ddfast.train.adjoint.step import Second, class_targets
+from ddfast.train.adjoint.step import PRECISIONS, Second, class_targets
 
 _ops = torch.ops.ddfast
 _EPS = 1e-5
@@ -63,6 +63,8 @@ class PlaneStep:
     def __init__(self, net: FlatConvNet, precision: str = "fp32") -> None:
         if net.norm != "instance" or net.pool == "max":
             raise ValueError(f"net: got norm {net.norm!r} and pool {net.pool!r}, expected instance, and avg or none")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
         self.net, self.pool, self.bf16 = net, net.pool == "avg", precision == "bf16"
 
     def first(self, theta: Tensor, x: Tensor, y: Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tape]:

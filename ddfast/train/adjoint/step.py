@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -9,6 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.settings import full_float32
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+def float32(precision: str) -> AbstractContextManager[None]:
+    """Within it float32 convolutions and products of a GPU are as ``precision`` says: TF32 only where asked for."""
+    return nullcontext() if precision == "tf32" else full_float32()
 
 
 class Second(NamedTuple):

@@ -12,14 +12,15 @@ from torch.nn import functional as F
 
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.train.adjoint.planes import PlaneStep
-from ddfast.train.adjoint.step import AutogradStep, Step, class_targets
+from ddfast.train.adjoint.step import PRECISIONS, AutogradStep, Step, class_targets, float32
 from ddfast.train.dsa import DSADraw, apply_dsa
 
 UNROLLS = ("adjoint", "autograd", "compile")
 MEMORIES = ("store", "recompute")
 ADJOINTS = ("exact", "first_order")
-PRECISIONS = ("fp32", "bf16")
-PART = 32  # images whose activations are alive at a time; measured: smaller ones are no faster, larger ones take memory
+# Images whose activations are alive at a time; on a CPU larger parts are no faster (measured).
+PART = {"cpu": 32}
+_PART = 512
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def match_trajectory(
         memory: "store" keeps each step's activations (a third of autograd's), "recompute" makes them again.
         adjoint: "exact", or "first_order" for TESLA's approximation (Cui et al., ICML 2023), which treats later
             parameters as constants: for comparison, its step is up to twice too long.
-        precision: "bf16" for bfloat16 convolutions and planes (adjoint with instance norm only).
+        precision: "tf32" for TensorFloat-32 convolutions on GPUs; "bf16" for bfloat16 ones except in the forward pass
+            (adjoint with instance norm only).
         trainable: bool [n], rows that get a gradient; None for all.
         label_gradient: also differentiate in probabilities ``labels``.
 
@@ -99,8 +101,9 @@ def match_trajectory(
     rate = torch.as_tensor(lr, dtype=start.dtype, device=start.device).detach()
     given = (net, start.detach(), target.detach(), images.detach(), labels.detach(), rate, steps)
     if unroll != "adjoint":
-        return _through_graph(*given, trainable, label_gradient, compiled=unroll == "compile")
-    with torch.no_grad():
+        with float32(precision):
+            return _through_graph(*given, trainable, label_gradient, compiled=unroll == "compile")
+    with float32(precision), torch.no_grad():
         return _Adjoint(*given, memory, adjoint, precision, trainable, label_gradient).run()
 
 
@@ -112,7 +115,7 @@ def make_step(net: FlatConvNet, precision: str = "fp32") -> Step:
     """
     if net.norm == "instance" and net.pool != "max":
         return PlaneStep(net, precision)
-    if precision != "fp32":
+    if precision not in ("fp32", "tf32"):
         raise ValueError(f"precision: got {precision!r} for norm {net.norm!r}, pool {net.pool!r}; expected 'fp32'")
     return AutogradStep(net)
 
@@ -134,7 +137,7 @@ class _Adjoint:
         self.steps, self.store, self.exact = steps, memory == "store", adjoint == "exact"
         self.trainable, self.label_gradient = trainable, label_gradient
         self.step = make_step(net, precision)
-        self.part = None if net.norm == "batch" else PART
+        self.part = None if net.norm == "batch" else PART.get(start.device.type, _PART)
 
     def run(self) -> Match:
         thetas, tapes = self._forward()
@@ -179,10 +182,14 @@ class _Adjoint:
 
     def _parts(self, inner: InnerStep) -> list[_Part]:
         """The step's batch in parts of nearly one size, worked on in turn; whole for batch norm, which mixes images."""
-        count = len(inner.index)
-        number = 1 if self.part is None else -(-count // self.part)
-        places = torch.arange(count, device=inner.index.device).split(-(-count // number))
-        return [_Part(*_chosen(inner, None if len(places) == 1 else place), len(place) / count) for place in places]
+        count, draw = len(inner.index), inner.draw
+        size = count if self.part is None else -(-count // -(-count // self.part))
+        starts = range(0, count, size)
+        draws = [draw] * len(starts)
+        if draw is not None and len(draw.values) > 1:
+            draws = [DSADraw(draw.op, part) for part in draw.values.split(size)]
+        indices = inner.index.split(size)
+        return [_Part(index, part, len(index) / count) for index, part in zip(indices, draws, strict=True)]
 
     def _tape(self, theta: Tensor, part: _Part) -> Any:
         return self.step.first(theta, *self._batch(part), weights=False)[2]
@@ -280,12 +287,12 @@ def _check(
     if not steps:
         raise ValueError("steps: got none, expected at least one")
     for number, inner in enumerate(steps):
-        if not 0 < len(inner.index) <= len(images) or int(inner.index.max()) >= len(images):
+        if not 0 < len(inner.index) <= len(images):
             raise ValueError(
-                f"steps: batch {number} has {len(inner.index)} rows up to {int(inner.index.max())}, expected 1 to "
-                f"{len(images)} rows of a set of {len(images)} images; lower the batch size"
+                f"steps: batch {number} has {len(inner.index)} rows, expected 1 to {len(images)} (the set's images); "
+                "lower the batch size"
             )
-    if unroll != "adjoint" and (adjoint != "exact" or precision != "fp32"):
+    if unroll != "adjoint" and (adjoint != "exact" or precision == "bf16"):
         raise ValueError(f"unroll: got {unroll!r} with adjoint {adjoint!r} and precision {precision!r}; those options "
                          "belong to unroll='adjoint'")  # fmt: skip
     if label_gradient and labels.ndim == 1:
