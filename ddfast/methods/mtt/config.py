@@ -124,7 +124,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tinyimagenet-ipc10": _row(10, 20, 2, 40, 200, 1e4, 1e-4, 0.01, False, **_TINY),
     "tinyimagenet-ipc50": _row(50, 20, 2, 40, 300, 1e4, 1e-4, 0.01, False, **_TINY),
     "smoke": _row(
-        1, 8, 1, 2, None, 10.0, 1e-4, 0.02, False, width=32, experts=3, expert_train_epochs=3, expert_batch=64,
-        expert_lr=0.02, iterations=60, eval_every=30, eval_students=1, eval_epochs=100, dsa="",
+        1, 8, 1, 2, None, 30.0, 1e-4, 0.02, False, width=32, experts=2, expert_train_epochs=2, expert_batch=64,
+        expert_lr=0.02, iterations=60, eval_every=30, eval_students=1, eval_epochs=50, dsa="",
     ),
 }  # fmt: skip
