@@ -1,4 +1,4 @@
-"""Small cases of every kernel a GPU runs, against the float64 reference; also what compute-sanitizer watches.
+"""Small cases of every kernel a GPU runs, against the reference there; also what compute-sanitizer watches.
 
 python -m benchmarks.gpu_pack.kernels --device cuda
 """
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from ddfast import ops
+from ddfast._types import IMAGENET
+from ddfast.train import augment
+from ddfast.train.views import ViewConfig, draw_views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Case = tuple[str, str, Callable[[], Any], float]
@@ -32,7 +35,7 @@ def _pictures(device: str) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
 
 
 def cases(device: str) -> Iterator[Case]:
-    """(op, description, call without backend, allowed error against the reference in float64)."""
+    """(op, description, call without backend, allowed error against the reference on the device)."""
     pictures, (boxes, index) = _pictures(device)
     for side in (16, 33):
         for last in (False, True):
@@ -54,6 +57,58 @@ def cases(device: str) -> Iterator[Case]:
     table = torch.full((5, 4), float("inf"), device=device)
     empty = torch.full((5, 4), torch.iinfo(torch.int64).max, device=device)
     yield "class_topk", "97 samples", lambda: ops.class_topk(scores, labels, keys, table, empty)[0], 0.0
+    yield from _label_cases(device)
+    yield from _view_cases(device)
+    for dtype in (torch.float32, torch.bfloat16):
+        yield from _plane_cases(device, dtype)
+
+
+def _label_cases(device: str) -> Iterator[Case]:
+    generator = torch.Generator().manual_seed(2)
+    for classes in (3, 1000):
+        z, t = ((torch.randn(5, classes, generator=generator) * 3).to(device) for _ in range(2))
+
+        def gradient(z: Tensor = z, t: Tensor = t) -> Tensor:
+            z = z.clone().requires_grad_()
+            loss = ops.soft_label_loss(z, t, temperature=4.0)
+            return torch.cat([loss.detach()[None], torch.autograd.grad(loss, z)[0].flatten()])
+
+        yield "soft_label_loss", f"{classes} classes", gradient, 2e-5
+
+
+def _view_cases(device: str) -> Iterator[Case]:
+    images = torch.randint(0, 256, (6, 20, 20, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)).to(
+        device
+    )
+    for name, mix, factor in (("cutmix", "cutmix", 2), ("mixup", "mixup", 1)):
+        config = ViewConfig((20, 20), factor=factor, scale=(0.3, 1.0), flip=True, shift=2, mix=mix)
+        views = draw_views(config, (20, 20), 0, 0, 0, torch.arange(6))
+        yield "augment_batch", name, lambda v=views, c=config: augment.render(images, v, c, IMAGENET), 1e-4
+
+
+def _plane_cases(device: str, change: torch.dtype) -> Iterator[Case]:
+    """Odd planes of two models, derivatives in ``change``."""
+    library, generator = torch.ops.ddfast, torch.Generator().manual_seed(4)
+    a, da = (torch.randn(4, 16, 7, 5, generator=generator).to(device) for _ in range(2))
+    gamma, beta, dgamma, dbeta = (torch.randn(2, 16, generator=generator).to(device) for _ in range(4))
+    gp, dgp = (torch.randn(4, 16, 3, 2, generator=generator).to(device, change) for _ in range(2))
+    da = da.to(change)
+    with ops.use_backend("reference"):
+        _, mean, rstd = library.plane_block(a, gamma, beta, True, 1e-5)
+        _, dmean, cov = library.plane_block_tangent(a, da, mean, rstd, gamma, beta, dgamma, dbeta, True)
+    second = (gp, dgp, a, da, mean, rstd, dmean, cov, gamma, beta, dgamma, True)
+    calls: dict[str, tuple[Any, ...]] = {
+        "plane_block": (a, gamma, beta, True, 1e-5),
+        "plane_block_backward": (gp, a, mean, rstd, gamma, beta, True),
+        "plane_block_tangent": (a, da, mean, rstd, gamma, beta, dgamma, dbeta, True),
+        "plane_block_tangent_backward": second,
+    }
+    for name, given in calls.items():
+
+        def flat(name: str = name, given: tuple[Any, ...] = given) -> Tensor:
+            return torch.cat([each.float().flatten() for each in getattr(library, name)(*given)])
+
+        yield name, str(change).removeprefix("torch."), flat, 1e-4 if change == torch.float32 else 0.1
 
 
 def main() -> None:
@@ -72,7 +127,7 @@ def main() -> None:
             good = error <= bound
             wrong += not good
             print(
-                f"{op:12s} {what:18s} {backend:10s} error {error:.2e} {'ok' if good else f'WRONG, allowed {bound:g}'}"
+                f"{op:28s} {what:18s} {backend:10s} error {error:.2e} {'ok' if good else f'WRONG, allowed {bound:g}'}"
             )
     if device == "cuda":
         torch.cuda.synchronize()
