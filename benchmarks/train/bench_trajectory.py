@@ -137,7 +137,7 @@ def test_iteration(case: Any, bench_size: str, column: int, way: str) -> None:
     def check(match: Match) -> Check:
         """Not the largest error: where a ReLU switches in float32, the exact gradient itself jumps."""
         cosine = float(F.cosine_similarity(match.images.double().flatten(), _truth(ipc, steps).images.flatten(), 0))
-        return Check("1 - cosine to the float64 gradient", 1 - cosine, 0.2 if way == "first_order" else 5e-3)
+        return Check("1 - cosine to the float64 gradient", 1 - cosine, 0.5 if way == "first_order" else 5e-3)
 
     case(
         lambda: match_trajectory(**given, **WAYS[way]),
@@ -148,6 +148,7 @@ def test_iteration(case: Any, bench_size: str, column: int, way: str) -> None:
         work=Work(10 * ipc * steps, "image-step", flops=2 * MACS * 10 * ipc * steps,
                   precision="bf16" if way == "bf16" else "fp32"),
         check=check,
+        rounds=3 if ipc > 1 else None,  # up to half a minute each
         ddfast=(lambda: match_trajectory(**given)) if way == "reference" else None,
         notes=(lambda: _plain(ipc, steps)) if way == "reference" and bench_size == "full" else dict,
     )  # fmt: skip
