@@ -33,6 +33,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
                f"-I{host / 'include'}", f"-I{ROOT / 'csrc'}", str(host / "plane_block_host.cpp"),
                "-o", str(folder / "plane_block_host")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if "cannot find -lasan" in done.stderr or "cannot find -lubsan" in done.stderr:
+        pytest.skip("g++ has no sanitizer libraries here")
     assert done.returncode == 0, done.stderr
     return folder / "plane_block_host"
 
