@@ -1,0 +1,66 @@
+"""What the driver of the matching methods, and progressive distillation above it, need of any of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ddfast.nets.flat_convnet import FlatConvNet
+
+
+@dataclass
+class MatchingData:
+    """Real pictures and, in a stage of progressive distillation (PDD), what the earlier stages left.
+
+    Attributes:
+        net: the architecture that is matched on.
+        images: real pictures in the space students are trained in, float32 [N, c, H, W] on the device.
+        labels: int64 [N].
+        frozen: distilled images of earlier stages as their matchers' `Matcher.stored` gave them, [m, c, H, W], m >= 0;
+            they take part in every matching step and never move.
+        frozen_labels: int64 [m].
+        starts: float32 [K, P], networks to start from, trained on the frozen images; None for fresh random ones.
+    """
+
+    net: FlatConvNet
+    images: Tensor
+    labels: Tensor
+    frozen: Tensor
+    frozen_labels: Tensor
+    starts: Tensor | None = None
+
+
+class Matcher(Protocol):
+    """One distillation in progress: `advance` until ``iteration == iterations``.
+
+    Everything that `advance` changes is in `state_dict`, so that a run can be stopped after any iteration and goes on
+    to identical numbers; draws depend on (seed, iteration) alone.
+    """
+
+    iterations: int
+    iteration: int
+
+    def advance(self) -> float:
+        """One outer iteration; returns its loss.
+
+        Raises:
+            ddfast.train.NonFiniteLossError: the loss or an image is not finite; the state is that before the call.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers, such as ``torch.load(weights_only=True)`` accepts."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict`."""
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """The images of this distillation alone as the method keeps them, and their classes: [n, c, H, W], int64 [n]."""
+
+    def student_set(self) -> tuple[Tensor, Tensor]:
+        """What students are trained on, earlier stages first: images in the students' space, and classes or
+        probabilities."""
+
+    def learned_lr(self) -> float | None:
+        """The students' learning rate where the method learns one."""
