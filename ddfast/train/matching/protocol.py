@@ -56,7 +56,7 @@ class Matcher(Protocol):
         """Goes on from `state_dict`."""
 
     def stored(self) -> tuple[Tensor, Tensor]:
-        """The images of this distillation alone as the method keeps them, and their classes: [n, c, H, W], int64 [n]."""
+        """This distillation's own images as the method keeps them, [n, c, H, W], and their classes, int64 [n]."""
 
     def student_set(self) -> tuple[Tensor, Tensor]:
         """What students are trained on, earlier stages first: images in the students' space, and classes or
