@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -65,6 +66,7 @@ def train_experts(
     config: ExpertConfig,
     out: Path,
     *,
+    starts: Tensor | None = None,
     pictures: str = "",
     info: dict[str, Any] | None = None,
     device: str | torch.device = "cpu",
@@ -82,6 +84,7 @@ def train_experts(
         labels: int64 [N].
         config: the recipe.
         out: folder for ``experts.safetensors`` and the ledger.
+        starts: float32 [experts, P], initial weights of each expert; None for fresh ones. Part of what decides them.
         pictures: fingerprint of the pictures before normalisation, such as `ddfast.store.set_fingerprint`; "" for that
             of ``images``, which ties the experts to one kind of machine where they were whitened.
         info: further JSON values to keep and compare, such as the space of the images.
@@ -93,10 +96,17 @@ def train_experts(
         The store, complete.
 
     Raises:
+        ValueError: ``starts`` of another shape.
         NonFiniteLossError: an expert diverged.
         RunError: ``out`` holds other experts, or the disk is full.
     """
     who = {**expert_identity(net, config, images, pictures or set_fingerprint(images, labels)), **(info or {})}
+    if starts is not None:
+        if starts.shape != (config.experts, net.size):
+            expected = [config.experts, net.size]
+            raise ValueError(f"starts: got shape {list(starts.shape)}, expected {expected}, a theta for each expert")
+        starts = starts.detach().cpu().float()
+        who["starts"] = hashlib.sha256(starts.numpy().astype("<f4").tobytes()).hexdigest()
     tasks = [f"expert-{number:05d}" for number in range(config.experts)]
     ledger = open_ledger(out, tasks, who, resume=True, outputs=(EXPERTS_FILE,))
     steps = config.experts * config.epochs
@@ -108,18 +118,20 @@ def train_experts(
         done = sum(max(store.epochs_done(number), 0) for number in range(config.experts))
         mode = "quiet" if quiet else "auto"
         with Progress(steps, done=done, unit="epochs", title=f"training {config.experts} experts", mode=mode) as shown:
-            _train_all(ledger, store, net, images.to(device), labels.to(device), config, shown, on_expert)
+            _train_all(ledger, store, net, images.to(device), labels.to(device), config, starts, shown, on_expert)
         ledger.finish()
     return store
 
 
 def _train_all(
     ledger: Ledger, store: TrajectoryStore, net: FlatConvNet, images: Tensor, labels: Tensor, config: ExpertConfig,
-    shown: Progress, on_expert: Callable[[int], None] | None,
+    starts: Tensor | None, shown: Progress, on_expert: Callable[[int], None] | None,
 ) -> None:  # fmt: skip
     for task in ledger.claims():
         with task:
             number = int(task.id.rpartition("-")[2])
+            if store.epochs_done(number) < 0:
+                store.write(number, 0, _fresh(net, config, number) if starts is None else starts[number])
             loss = _train_one(task, store, number, net, images, labels, config, shown)
             task.complete({"loss": loss})
             if on_expert:
@@ -132,9 +144,6 @@ def _train_one(
 ) -> float | None:  # fmt: skip
     """All epochs of one expert that are missing; the last epoch's mean loss, None where none was missing."""
     stream = f"expert {number}"
-    if store.epochs_done(number) < 0:
-        low, high = stream_key(config.seed, stream)
-        store.write(number, 0, net.init(torch.Generator().manual_seed((high & 0x7FFFFFFF) << 32 | low)))
     first = store.epochs_done(number)
     theta = store.snapshot(number, first).to(images.device)
     step = make_step(net, config.precision)
@@ -168,6 +177,11 @@ def _train_one(
         store.write(number, epoch + 1, theta)
         shown.update(1, f"expert {number}, loss {mean:.3f}")
     return mean
+
+
+def _fresh(net: FlatConvNet, config: ExpertConfig, number: int) -> Tensor:
+    low, high = stream_key(config.seed, f"expert {number}")
+    return net.init(torch.Generator().manual_seed((high & 0x7FFFFFFF) << 32 | low))
 
 
 def trained(out: str | Path, net: FlatConvNet) -> TrajectoryStore:

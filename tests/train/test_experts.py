@@ -166,6 +166,22 @@ def test_replay_buffers_there_and_back(tmp_path: Path) -> None:
         list(read_replay_buffers([tmp_path / "replay_buffer_0.pt"]))
 
 
+def test_given_starts_are_where_experts_begin(tmp_path: Path) -> None:
+    starts = torch.stack([NET.init(torch.Generator().manual_seed(50 + k)) for k in range(3)])
+    store = train_experts(NET, *pictures(), CONFIG, tmp_path / "given", starts=starts, quiet=True)
+    assert all(torch.equal(store.snapshot(k, 0), starts[k]) for k in range(3))
+    fresh = train_experts(NET, *pictures(), CONFIG, tmp_path / "fresh", quiet=True)
+    same = torch.stack([fresh.snapshot(k, 0) for k in range(3)])
+    again = train_experts(NET, *pictures(), CONFIG, tmp_path / "same", starts=same, quiet=True)
+    assert torch.equal(again.snapshot(2, 3), fresh.snapshot(2, 3))
+    with pytest.raises(RunError, match="starts"):
+        train_experts(NET, *pictures(), CONFIG, tmp_path / "given", starts=starts + 1e-6, quiet=True)
+    with pytest.raises(RunError, match="starts"):
+        train_experts(NET, *pictures(), CONFIG, tmp_path / "given", quiet=True)
+    with pytest.raises(ValueError, match=r"starts: got shape \[2, "):
+        train_experts(NET, *pictures(), CONFIG, tmp_path / "wrong", starts=starts[:2], quiet=True)
+
+
 def test_identity_names_architecture_and_recipe() -> None:
     who = experts.expert_identity(NET, CONFIG, pictures()[0], "abc")
     assert who["net"] == asdict(NET)
