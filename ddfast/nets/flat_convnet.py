@@ -103,6 +103,11 @@ class FlatConvNet:
 
     def logits(self, theta: Tensor, x: Tensor) -> Tensor:
         """[n, num_classes] of normalised pictures [n, channels, input_size, input_size], in plain torch."""
+        weight, bias = self.split(theta)[-2:]
+        return F.linear(self.features(theta, x), weight, bias)
+
+    def features(self, theta: Tensor, x: Tensor) -> Tensor:
+        """[n, width * side ** 2], the input of the linear layer (DM's embedding)."""
         tensors = iter(self.split(theta))
         for _ in range(self.depth):
             x = F.conv2d(x, next(tensors), next(tensors), padding=1)
@@ -111,7 +116,7 @@ class FlatConvNet:
             x = F.relu(x)
             if self.pool != "none":
                 x = F.avg_pool2d(x, 2) if self.pool == "avg" else F.max_pool2d(x, 2)
-        return F.linear(x.flatten(1), next(tensors), next(tensors))
+        return x.flatten(1)
 
     def _normalised(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         if self.norm == "batch":

@@ -103,6 +103,15 @@ def apply_dsa(images: Tensor, draw: DSADraw) -> Tensor:
     return _OPERATIONS[draw.op](images, values.expand(len(images), -1))
 
 
+def transposed_dsa(g: Tensor, draw: DSADraw | None) -> Tensor:
+    """``A^T g`` [n, c, H, W] of the augmentation's linear part A: every operation is affine in the pixels."""
+    if draw is None:
+        return g
+    with torch.enable_grad():
+        x = torch.zeros_like(g).requires_grad_()
+        return torch.autograd.grad(apply_dsa(x, draw), x, g)[0]
+
+
 def _color(x: Tensor, values: Tensor) -> Tensor:
     brightness, saturation, contrast = (each[:, None, None, None].to(x.dtype) for each in values.unbind(1))
     x = x + brightness

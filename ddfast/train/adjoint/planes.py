@@ -18,7 +18,7 @@ from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.train.adjoint.step import PRECISIONS, Second, class_targets
 
 _ops = torch.ops.ddfast
-_EPS = 1e-5
+EPS = 1e-5
 
 
 @dataclass
@@ -69,29 +69,23 @@ class PlaneStep:
 
     def first(self, theta: Tensor, x: Tensor, y: Tensor, *, weights: bool = True) -> tuple[Tensor, Tensor | None, Tape]:
         """See `Step`."""
-        blocks, head, bias = self._split(theta)
-        x = x.contiguous(memory_format=torch.channels_last)
-        kept = []
-        for block in blocks:
-            a = F.conv2d(x, block.conv, padding=1)
-            p, mean, rstd = _ops.plane_block(a, block.gamma, block.beta, self.pool, _EPS)
-            kept.append(Block(self._low(x), a, mean, rstd, p))
-            x = p
-        features = _flat(x, theta)
+        blocks, head, bias = self.split(theta)
+        kept = self.forward(blocks, x)
+        features = flat(kept[-1].gp, theta)
         log_p = F.log_softmax(F.linear(features, head, bias), 1)
         target = class_targets(y, log_p)
         mass, p = target.sum(1, keepdim=True), log_p.exp()
         tape = Tape(kept, features, p, mass, (mass * p - target) / len(y))
         loss = -(target * log_p).sum() / len(y)
-        gradient = self._backward([replace(b, conv=self._low(b.conv)) for b in blocks], head, tape, weights)
+        gradient = self._backward([replace(b, conv=self.low(b.conv)) for b in blocks], head, tape, weights)
         return loss, gradient, tape
 
     def second(
         self, theta: Tensor, v: Tensor, tape: Tape, *, hessian: bool = True, rows: Tensor | None = None
     ) -> Second:
         """See `Step`."""
-        blocks, head, _ = self._split(theta, low=True)
-        directions, vhead, vbias = self._split(v, low=True)
+        blocks, head, _ = self.split(theta, low=True)
+        directions, vhead, vbias = self.split(v, low=True)
         tangents: list[tuple[Tensor | None, Tensor, Tensor, Tensor]] = []
         dx: Tensor | None = None
         for kept, block, along in zip(tape.blocks, blocks, directions, strict=True):
@@ -103,12 +97,12 @@ class PlaneStep:
             )
             tangents.append((dx, da, dmean, cov))
             dx = dp
-        df = _flat(dx, theta)
+        df = flat(dx, theta)
         do = F.linear(df, head) + F.linear(tape.features, vhead, vbias)
         centred = do - (tape.probabilities * do).sum(1, keepdim=True)
         dgo = tape.mass * tape.probabilities * centred / len(do)
         product = [dgo.sum(0), dgo.T @ tape.features + tape.go.T @ df]
-        dgp = _unflat(dgo @ head + tape.go @ vhead, dx)
+        dgp = unflat(dgo @ head + tape.go @ vhead, dx)
         gradient: Tensor | None = None
         for place in range(len(blocks) - 1, -1, -1):
             kept, block, along = tape.blocks[place], blocks[place], directions[place]
@@ -128,13 +122,13 @@ class PlaneStep:
                 self.pool,
             )
             if hessian:
-                gw = _weight_gradient(dga, kept.x, block.conv)
-                gw = gw if dx is None else gw + _weight_gradient(ga, dx, block.conv)
+                gw = weight_gradient(dga, kept.x, block.conv)
+                gw = gw if dx is None else gw + weight_gradient(ga, dx, block.conv)
                 product += [dgbeta, dggamma, torch.zeros_like(dgbeta), gw]
             if place == 0 and rows is not None:
                 ga, dga = ga[rows], dga[rows]
             if len(ga) > 0:
-                dgp = _input_gradient(dga, block.conv).add_(_input_gradient(ga, along.conv))
+                dgp = input_gradient(dga, block.conv).add_(input_gradient(ga, along.conv))
                 gradient = dgp
         return Second(
             self._join(product) if hessian else None,
@@ -143,10 +137,21 @@ class PlaneStep:
             -centred / len(do),
         )
 
+    def forward(self, blocks: list[Weights], x: Tensor) -> list[Block]:
+        """All blocks; ``gp`` of each holds its output until a backward pass."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        kept = []
+        for block in blocks:
+            a = F.conv2d(x, block.conv, padding=1)
+            p, mean, rstd = _ops.plane_block(a, block.gamma, block.beta, self.pool, EPS)
+            kept.append(Block(self.low(x), a, mean, rstd, p))
+            x = p
+        return kept
+
     def _backward(self, blocks: list[Weights], head: Tensor, tape: Tape, weights: bool) -> Tensor | None:
         """The backward pass; leaves each block's gp on the tape."""
         found = [tape.go.sum(0), tape.go.T @ tape.features]
-        gp = self._low(_unflat(tape.go @ head, tape.blocks[-1].gp))
+        gp = self.low(unflat(tape.go @ head, tape.blocks[-1].gp))
         for place in range(len(blocks) - 1, -1, -1):
             kept, block = tape.blocks[place], blocks[place]
             kept.gp = gp
@@ -156,18 +161,18 @@ class PlaneStep:
                 gp, kept.a, kept.mean, kept.rstd, block.gamma, block.beta, self.pool
             )
             if weights:
-                found += [gbeta, ggamma, torch.zeros_like(gbeta), _weight_gradient(ga, kept.x, block.conv)]
+                found += [gbeta, ggamma, torch.zeros_like(gbeta), weight_gradient(ga, kept.x, block.conv)]
             if place > 0:
-                gp = _input_gradient(ga, block.conv)
+                gp = input_gradient(ga, block.conv)
         return self._join(found)
 
-    def _split(self, theta: Tensor, *, low: bool = False) -> tuple[list[Weights], Tensor, Tensor]:
+    def split(self, theta: Tensor, *, low: bool = False) -> tuple[list[Weights], Tensor, Tensor]:
         """Blocks and the linear layer, whose inputs are reordered to [row, column, channel]."""
         tensors = self.net.split(theta)
         blocks = []
         for i in range(0, 4 * self.net.depth, 4):
             conv = tensors[i].contiguous(memory_format=torch.channels_last)
-            blocks.append(Weights(self._low(conv) if low else conv, tensors[i + 2], tensors[i + 3]))
+            blocks.append(Weights(self.low(conv) if low else conv, tensors[i + 2], tensors[i + 3]))
         head = tensors[-2].reshape(-1, self.net.width, self.net.side, self.net.side).permute(0, 2, 3, 1)
         return blocks, head.reshape(len(head), -1), tensors[-1]
 
@@ -179,18 +184,19 @@ class PlaneStep:
         parts = [part.reshape(-1).to(bias.dtype) for part in rest[::-1]]
         return torch.cat([*parts, head.reshape(-1), bias])
 
-    def _low(self, x: Tensor) -> Tensor:
+    def low(self, x: Tensor) -> Tensor:
         """In the type of the convolutions of the derivatives."""
         return x.bfloat16() if self.bf16 else x
 
 
-def _flat(x: Tensor | None, theta: Tensor) -> Tensor:
+def flat(x: Tensor | None, theta: Tensor) -> Tensor:
     """Channels-last planes as rows of theta's type."""
     assert x is not None
     return x.permute(0, 2, 3, 1).reshape(len(x), -1).to(theta.dtype)
 
 
-def _unflat(rows: Tensor, like: Tensor | None) -> Tensor:
+def unflat(rows: Tensor, like: Tensor | None) -> Tensor:
+    """The way back, in ``like``'s shape and type."""
     assert like is not None
     n, c, h, w = like.shape
     return rows.reshape(n, h, w, c).permute(0, 3, 1, 2).to(like.dtype)
@@ -199,12 +205,14 @@ def _unflat(rows: Tensor, like: Tensor | None) -> Tensor:
 _SHAPE = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)
 
 
-def _input_gradient(g: Tensor, w: Tensor) -> Tensor:
+def input_gradient(g: Tensor, w: Tensor) -> Tensor:
+    """Of ``g . conv(x, w)`` in x."""
     x = g.new_empty(1).expand(len(g), w.shape[1], *g.shape[2:])  # its shape alone matters
     result: Tensor = torch.ops.aten.convolution_backward(g, x, w, None, *_SHAPE, [True, False, False])[0]
     return result
 
 
-def _weight_gradient(g: Tensor, x: Tensor, w: Tensor) -> Tensor:
+def weight_gradient(g: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    """Of ``g . conv(x, w)`` in w."""
     result: Tensor = torch.ops.aten.convolution_backward(g, x, w, None, *_SHAPE, [False, True, False])[1]
     return result
