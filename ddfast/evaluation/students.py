@@ -10,9 +10,11 @@ from torch import nn
 from ddfast.nets.basic_resnet import STAGES, BasicResNet
 from ddfast.nets.convnet import NORMS, ConvNet
 from ddfast.nets.observers import load_observer
+from ddfast.nets.resnet_ap import ResNetAP
 from ddfast.runs.seeds import stream_key
 
 _CONVNET = re.compile(r"conv(?:net)?-?(\d)(?:[_-](\w+))?")
+_RESNET_AP = re.compile(r"resnet-?ap-?(\d+)(?:[_-](batch|instance|group|none))?")
 _RESNET = re.compile(r"resnet-?(\d+)(_modified)?(?:[_-](batch|instance|group|none))?")
 
 
@@ -20,7 +22,8 @@ def student_name(name: str) -> str:
     """The canonical name: ``ConvNet-3``, ``convnet3`` and ``conv3`` are one student, ``conv3``.
 
     ConvNets and ResNets take a norm behind an underscore (``conv3_instance``, ``resnet18_modified_instance``); batch
-    norm is the default. Other names are torchvision's or timm's, as for observers.
+    norm is the default, but instance norm that of ``resnetap10``, IDC's ResNet with average pooling. Other names are
+    torchvision's or timm's, as for observers.
 
     Raises:
         ValueError: an unknown norm.
@@ -31,6 +34,8 @@ def student_name(name: str) -> str:
         if norm not in NORMS:
             raise ValueError(f"students: got {name!r}, expected a norm among {', '.join(NORMS)} behind the underscore")
         return f"conv{match[1]}" + ("" if norm == "batch" else f"_{norm}")
+    if (match := _RESNET_AP.fullmatch(text)) and int(match[1]) in STAGES:
+        return f"resnetap{match[1]}" + ("" if match[2] in (None, "instance") else f"_{match[2]}")
     if (match := _RESNET.fullmatch(text)) and int(match[1]) in STAGES:
         norm = "" if match[3] in (None, "batch") else f"_{match[3]}"
         return f"resnet{match[1]}{match[2] or ''}{norm}"
@@ -78,6 +83,8 @@ def label_of(name: str, width: int = 128) -> str:
     if match := _CONVNET.fullmatch(name):
         text = f"ConvNet-{match[1]}" + (f", {match[2]} norm" if match[2] else "")
         return text if width == 128 else f"{text} (width {width})"
+    if match := _RESNET_AP.fullmatch(name):
+        return f"ResNet-AP-{match[1]}" + (f", {match[2]} norm" if match[2] else "")
     if match := _RESNET.fullmatch(name):
         stem = ", 3x3 stem" if match[2] else ""
         return f"ResNet-{match[1]}{stem}" + (f", {match[3]} norm" if match[3] else "")
@@ -87,11 +94,13 @@ def label_of(name: str, width: int = 128) -> str:
 def _build(name: str, num_classes: int, size: int, width: int) -> nn.Module:
     if match := _CONVNET.fullmatch(name):
         return ConvNet(int(match[1]), num_classes, size, width=width, norm=match[2] or "batch")
+    if (match := _RESNET_AP.fullmatch(name)) and int(match[1]) in STAGES:
+        return ResNetAP(int(match[1]), num_classes, size, norm=match[2] or "instance")
     if (match := _RESNET.fullmatch(name)) and int(match[1]) in STAGES:
         stem = "small" if match[2] else "imagenet"
         return BasicResNet(int(match[1]), num_classes, norm=match[3] or "batch", stem=stem)
     try:
         return load_observer(name, num_classes=num_classes, input_size=size, random_weights=True).module
     except ValueError as error:
-        known = "conv3 ... conv6, resnet10, resnet18, resnet18_modified, each with _instance"
+        known = "conv3 ... conv6, resnet10, resnet18, resnet18_modified, each with _instance, and resnetap10"
         raise ValueError(f"students: {error}; students of our own: {known}") from error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.flat_net import FlatNet
 from ddfast.nets.settings import full_float32
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -67,7 +67,7 @@ def class_targets(y: Tensor, like: Tensor) -> Tensor:
 class AutogradStep:
     """A `Step` by torch's own second derivatives, for every norm and pool; memory of one step at a time."""
 
-    def __init__(self, net: FlatConvNet) -> None:
+    def __init__(self, net: FlatNet) -> None:
         self.net = net
 
     def first(
@@ -91,10 +91,10 @@ class AutogradStep:
             y = class_targets(tape[1], theta.new_empty(len(x), self.net.num_classes)).detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self._loss(theta, x, y), theta, create_graph=True)
             gv = (gradient * v).sum()
-            hv, images, labels = torch.autograd.grad(gv, (theta, x, y))
+            *products, images, labels = torch.autograd.grad(gv, (theta, x, y) if hessian else (x, y))
         if rows is not None:
             images = images[rows]
-        return Second(hv if hessian else None, images if len(images) else None, gv.detach(), labels)
+        return Second(products[0] if hessian else None, images if len(images) else None, gv.detach(), labels)
 
     def _loss(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         log_p = F.log_softmax(self.net.logits(theta, x), 1)

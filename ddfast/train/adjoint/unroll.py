@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.flat_net import FlatNet
 from ddfast.train.adjoint.planes import PlaneStep
 from ddfast.train.adjoint.step import PRECISIONS, AutogradStep, Step, class_targets, float32
-from ddfast.train.dsa import DSADraw, apply_dsa
+from ddfast.train.dsa import DSADraw, apply_dsa, transposed_dsa
 
 UNROLLS = ("adjoint", "autograd", "compile")
 MEMORIES = ("store", "recompute")
@@ -107,16 +108,16 @@ def match_trajectory(
         return _Adjoint(*given, memory, adjoint, precision, trainable, label_gradient).run()
 
 
-def make_step(net: FlatConvNet, precision: str = "fp32") -> Step:
+def make_step(net: FlatNet, precision: str = "fp32") -> Step:
     """The fastest `Step` for an architecture.
 
     Raises:
-        ValueError: bf16 for an architecture without instance norm, or with max pooling.
+        ValueError: bf16 for another architecture than a ConvNet with instance norm and average or no pooling.
     """
-    if net.norm == "instance" and net.pool != "max":
+    if isinstance(net, FlatConvNet) and net.norm == "instance" and net.pool != "max":
         return PlaneStep(net, precision)
     if precision not in ("fp32", "tf32"):
-        raise ValueError(f"precision: got {precision!r} for norm {net.norm!r}, pool {net.pool!r}; expected 'fp32'")
+        raise ValueError(f"precision: got {precision!r} for norm {net.norm!r} of {net}; expected 'fp32'")
     return AutogradStep(net)
 
 
@@ -155,7 +156,7 @@ class _Adjoint:
                 share = part.share * -self.rate
                 if second.images is not None:
                     index, draw = _chosen(part, rows)
-                    found.index_add_(0, index, _transposed(second.images, draw) * share)
+                    found.index_add_(0, index, transposed_dsa(second.images, draw) * share)
                 if labels is not None:
                     labels.index_add_(0, part.index, second.labels.to(labels.dtype) * share)
                 rate -= part.share * second.gv
@@ -241,15 +242,6 @@ def _loss_and_adjoint(start: Tensor, end: Tensor, target: Tensor) -> tuple[Tenso
 
 def _augmented(x: Tensor, draw: DSADraw | None) -> Tensor:
     return x if draw is None else apply_dsa(x, draw)
-
-
-def _transposed(g: Tensor, draw: DSADraw | None) -> Tensor:
-    """A^T g: every DSA operation is affine in the pixels."""
-    if draw is None:
-        return g
-    with torch.enable_grad():
-        x = torch.zeros_like(g).requires_grad_()
-        return torch.autograd.grad(apply_dsa(x, draw), x, g)[0]
 
 
 def _chosen(inner: InnerStep, rows: Tensor | None) -> tuple[Tensor, DSADraw | None]:
