@@ -15,12 +15,17 @@ _BUILT_IN = ("mtt", "rded")
 
 @dataclass(frozen=True)
 class Method:
-    """A distillation method: ``run(source, out, config, options, observer=None) -> None``, writing to ``out``."""
+    """A distillation method: ``run(source, out, config, options, observer=None) -> None``, writing to ``out``.
+
+    ``make_matcher`` of a matching method is a `ddfast.methods._driver.MakeMatcher`; progressive distillation builds
+    its stages with it.
+    """
 
     name: str
     config_class: type
     presets: Mapping[str, Mapping[str, Any]]
     run: Callable[..., None]
+    make_matcher: Callable[..., Any] | None = None
 
     def configure(self, preset: str | None, **values: Any) -> Any:
         """The config of a preset with single values replaced (values that are None keep the preset's).
@@ -47,12 +52,16 @@ _METHODS: dict[str, Method] = {}
 
 
 def register_method(
-    name: str, *, config_class: type, presets: Mapping[str, Mapping[str, Any]]
+    name: str,
+    *,
+    config_class: type,
+    presets: Mapping[str, Mapping[str, Any]],
+    make_matcher: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator that registers ``run(source, out, config, options, observer=None)`` as method ``name``."""
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
-        _METHODS[name] = Method(name, config_class, presets, run)
+        _METHODS[name] = Method(name, config_class, presets, run, make_matcher)
         return run
 
     return decorate

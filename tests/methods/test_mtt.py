@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ from torch.nn import functional as F
 import ddfast
 from ddfast.data.arrays import ArraySource
 from ddfast.data.space import Space
-from ddfast.methods import get_method
+from ddfast.methods import _matching_config, get_method
 from ddfast.methods.mtt import PRESETS, MTTConfig, pipeline
-from ddfast.methods.mtt.matching import Matching, fresh_state, load_state, save_state
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import RunError
 from ddfast.train import NonFiniteLossError
 from ddfast.train.dsa import apply_dsa
 from ddfast.train.experts import ExpertConfig, train_experts
 from ddfast.train.flat_student import train_flat
+from ddfast.train.matching.trajectory import TrajectoryMatcher, TrajectorySettings
 from ddfast.train.trajectories import TrajectoryStore, write_replay_buffer
 
 NET = FlatConvNet(num_classes=3, input_size=8, depth=2, width=16)
@@ -48,17 +49,21 @@ def store_of(path: Path) -> TrajectoryStore:
     return train_experts(NET, images, labels, ExpertConfig(2, 3, 8, 0.05, dsa=""), path, quiet=True)
 
 
-def matching(path: Path, **changes: Any) -> Matching:
-    config = MTTConfig(**{**SETTINGS, **changes})
+def matching(path: Path, *, soft_labels: bool = False, frozen: int = 0, **changes: Any) -> TrajectoryMatcher:
+    names = {f.name for f in fields(TrajectorySettings)}
+    chosen = {name: value for name, value in {**SETTINGS, **changes}.items() if name in names}
     generator = torch.Generator().manual_seed(5)
     images, labels = torch.randn(6, 3, 8, 8, generator=generator), torch.arange(3).repeat_interleave(2)
-    logits = torch.randn(6, 3, generator=generator) if config.soft_labels else torch.zeros(6, 0)
-    return Matching(NET, store_of(path), labels, config, fresh_state(images, config.lr_teacher, logits))
+    logits = torch.randn(6, 3, generator=generator) if soft_labels else None
+    return TrajectoryMatcher(
+        NET, store_of(path), TrajectorySettings(**chosen), images[frozen:], labels[frozen:], logits=logits,
+        frozen=images[:frozen], frozen_labels=labels[:frozen],
+    )  # fmt: skip
 
 
-def transcription(ours: Matching, iterations: int) -> tuple[list[float], Tensor, Tensor, Tensor]:
+def transcription(ours: TrajectoryMatcher, iterations: int) -> tuple[list[float], Tensor, Tensor, Tensor]:
     """MTT's loop in plain torch, float64, on the same draws: create_graph, and torch.optim.SGD for images and rate."""
-    config, state = ours.config, ours.state
+    config, state = ours.settings, ours.state
     images = state.images.double().requires_grad_()
     rate = state.lr.double().requires_grad_()
     logits = state.logits.double().requires_grad_()
@@ -74,7 +79,7 @@ def transcription(ours: Matching, iterations: int) -> tuple[list[float], Tensor,
         theta = start.clone().requires_grad_()
         for step in ours._steps():
             x = images[step.index] if step.draw is None else apply_dsa(images[step.index], step.draw)
-            y = logits[step.index].softmax(1) if config.soft_labels else ours.labels[step.index]
+            y = logits[step.index].softmax(1) if ours.learns_labels else ours.labels[step.index]
             (gradient,) = torch.autograd.grad(F.cross_entropy(NET.logits(theta, x), y), theta, create_graph=True)
             theta = theta - rate * gradient
         loss = (theta - target).square().sum() / (start - target).square().sum()
@@ -102,16 +107,11 @@ def test_checkpoint_goes_on_with_the_same_numbers(tmp_path: Path) -> None:
     whole, part = matching(tmp_path, ema=0.5), matching(tmp_path, ema=0.5)
     losses = [whole.advance() for _ in range(4)]
     assert [part.advance() for _ in range(2)] == losses[:2]
-    save_state(tmp_path / "checkpoint.pt", part.state)
-    state = load_state(tmp_path / "checkpoint.pt", "cpu")
-    assert state is not None
-    part.state = state
-    assert [part.advance() for _ in range(2)] == losses[2:]
-    assert torch.equal(part.state.images, whole.state.images)
-    assert torch.equal(part.state.average, whole.state.average)
-    (tmp_path / "checkpoint.pt").write_bytes(b"nonsense")
-    with pytest.raises(RunError, match="cannot be read as a checkpoint"):
-        load_state(tmp_path / "checkpoint.pt", "cpu")
+    state, other = part.state_dict(), matching(tmp_path, ema=0.5)
+    other.load_state_dict(state)
+    assert [other.advance() for _ in range(2)] == losses[2:]
+    assert torch.equal(other.state.images, whole.state.images)
+    assert torch.equal(other.state.average, whole.state.average)
 
 
 def test_batches_cover_the_set_and_a_short_one_comes_first(tmp_path: Path) -> None:
@@ -131,26 +131,30 @@ def test_every_expert_is_used_in_each_pass_and_epochs_stay_in_the_window(tmp_pat
     assert {epoch for _, epoch in drawn} == {0, 1}
 
 
-def test_frozen_images_do_not_move(tmp_path: Path) -> None:
-    ours = matching(tmp_path)
-    before = ours.state.images.clone()
-    ours.trainable = torch.tensor([True, False] * 3)
-    ours.advance()
-    moved = (ours.state.images != before).flatten(1).any(1)
-    assert moved.tolist() == [True, False] * 3
+def test_frozen_images_stand_in_front_and_do_not_move(tmp_path: Path) -> None:
+    whole, ours = matching(tmp_path), matching(tmp_path, frozen=2)
+    assert ours.student_set()[0].shape == whole.student_set()[0].shape
+    for each in (whole, ours):
+        each.advance()
+    # the same draws on the same images: what may move moves alike
+    torch.testing.assert_close(ours.state.images, whole.state.images[2:])
+    assert torch.equal(ours.student_set()[0][:2], ours.frozen)
+    assert torch.equal(ours.student_set()[1], torch.arange(3).repeat_interleave(2))
+    with pytest.raises(ValueError, match="learned labels do not go with frozen images"):
+        matching(tmp_path, frozen=2, soft_labels=True)
 
 
 def test_run_and_resume_end_in_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ddfast.distill("mtt", source(), out=tmp_path / "whole", **SETTINGS, quiet=True)
-    advance = Matching.advance
+    advance = TrajectoryMatcher.advance
 
-    def stopping(self: Matching) -> float:
+    def stopping(self: TrajectoryMatcher) -> float:
         if self.state.iteration == 3:
             raise KeyboardInterrupt
         return advance(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Matching, "advance", stopping)
+        patch.setattr(TrajectoryMatcher, "advance", stopping)
         with pytest.raises(KeyboardInterrupt):
             ddfast.distill("mtt", source(), out=tmp_path / "stopped", **SETTINGS, quiet=True)
     with pytest.raises(RunError, match="resume"):
@@ -188,7 +192,7 @@ def test_stopped_in_the_middle_of_a_test_it_is_done_again(tmp_path: Path, monkey
             raise KeyboardInterrupt
         return train_flat(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "train_flat", stopping)
+    monkeypatch.setattr(_matching_config, "train_flat", stopping)
     for resume in (False, True):
         with pytest.raises(KeyboardInterrupt):
             ddfast.distill("mtt", source(), out=tmp_path / "stopped", **SETTINGS, quiet=True, resume=resume)
@@ -201,7 +205,7 @@ def test_images_that_students_diverge_on_count_as_chance(tmp_path: Path, monkeyp
     def diverging(*_: Any, **__: Any) -> Tensor:
         raise NonFiniteLossError("diverged")
 
-    monkeypatch.setattr(pipeline, "train_flat", diverging)
+    monkeypatch.setattr(_matching_config, "train_flat", diverging)
     made = ddfast.distill("mtt", source(), out=tmp_path / "out", **SETTINGS, quiet=True)
     assert [test["top1"] for test in made.manifest["tests"]] == [pytest.approx(1 / 3)] * 3
 

@@ -11,11 +11,18 @@ from ddfast.methods.mtt.config import PRESETS, MTTConfig
 if TYPE_CHECKING:
     from ddfast.data import Source
     from ddfast.methods._options import RunOptions
+    from ddfast.train.matching import Matcher
 
 __all__ = ["PRESETS", "MTTConfig"]
 
 
-@register_method("mtt", config_class=MTTConfig, presets=PRESETS)
+def _make_matcher(*given: Any) -> Matcher:
+    from ddfast.methods.mtt.pipeline import make_matcher
+
+    return make_matcher(*given)
+
+
+@register_method("mtt", config_class=MTTConfig, presets=PRESETS, make_matcher=_make_matcher)
 def _run(source: Source, out: Path, config: MTTConfig, options: RunOptions, observer: Any = None) -> None:
     from ddfast.methods.mtt.pipeline import run
 

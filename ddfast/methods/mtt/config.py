@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import option
-from ddfast.nets.convnet import NORMS
-from ddfast.train.adjoint.step import PRECISIONS
 from ddfast.train.adjoint.unroll import MEMORIES
-from ddfast.train.dsa import STRATEGY, parse_strategy
-
-INITS = ("real", "noise")
-TESTS = ("split", "none")
 
 
 @dataclass(frozen=True)
-class MTTConfig:
+class MTTConfig(MatchingConfig):
     """Settings that decide what is distilled (MTT: Cazenavette et al., CVPR 2022, arXiv 2203.11932).
 
     Each iteration takes an expert at epoch t, uniform in [min_start_epoch, max_start_epoch), trains a student from its
@@ -25,11 +19,6 @@ class MTTConfig:
     the gradient of ``|theta_N - theta*|^2 / |theta_0 - theta*|^2``, theta* being the expert ``expert_epochs`` later.
     """
 
-    ipc: int = option(1, "distilled images per class")
-    size: int = option(32, "side of the images in pixels")
-    depth: int = option(3, "blocks of the ConvNet")
-    width: int = option(128, "channels of the ConvNet")
-    norm: str = option("instance", "its norm: instance, batch, group or none")
     zca: bool = option(True, "whiten the pictures first")
     experts: int = option(100, "expert trajectories")
     expert_train_epochs: int = option(50, "epochs each expert is trained for")
@@ -48,35 +37,22 @@ class MTTConfig:
     lr_teacher: float = option(0.01, "the student's learning rate at the start")
     momentum: float = option(0.5, "of both")
     iterations: int = option(5000, "outer iterations")
-    init: str = option("real", "the images at the start: real or noise")
     soft_labels: bool = option(False, "also learn labels, from the experts' predictions on the initial images")
     lr_label: float = option(2.0, "learning rate of the labels' logits")
     ema: float = option(0.0, "moving average of the images that is evaluated and kept; 0 is off")
-    dsa: str = option(STRATEGY, "augmentations, one drawn a batch; empty for none")
     test: str = option("split", "how images are chosen: split (best on held-out training pictures) or none (the last)")
-    holdout: float = option(0.1, "share of the training pictures held out for test=split")
-    eval_every: int = option(100, "iterations between two tests")
-    eval_students: int = option(2, "students of each test")
-    eval_epochs: int = option(1000, "epochs of each")
     memory: str = option("store", "store each step's activations, or recompute them")
-    precision: str = option("fp32", "of convolutions: fp32, tf32 (GPUs) or bf16")
-    seed: int = option(0, "of every draw")
-    preset: str | None = option(None, "the preset's name", cli=False)
+
+    counts: ClassVar[tuple[str, ...]] = (
+        "ipc", "experts", "expert_train_epochs", "expert_batch", "syn_steps", "expert_epochs", "iterations",
+        "eval_every", "eval_students", "eval_epochs", "max_start_epoch",
+    )  # fmt: skip
+    rates: ClassVar[tuple[str, ...]] = ("lr_img", "lr_teacher", "expert_lr")
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {**MatchingConfig.choices, "memory": MEMORIES}
+    indifferent: ClassVar[tuple[str, ...]] = ("preset", "memory")
 
     def __post_init__(self) -> None:
-        counts = ("ipc", "experts", "expert_train_epochs", "expert_batch", "syn_steps", "expert_epochs", "iterations",
-                  "eval_every", "eval_students", "eval_epochs", "max_start_epoch")  # fmt: skip
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 1 or more")
-        for name in ("lr_img", "lr_teacher", "expert_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a positive number")
-        for name, known in (
-            ("init", INITS), ("test", TESTS), ("memory", MEMORIES), ("precision", PRECISIONS), ("norm", NORMS),
-        ):  # fmt: skip
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(known)}")
+        super().__post_init__()
         if not 0 <= self.min_start_epoch < self.max_start_epoch:
             raise ValueError(
                 f"min_start_epoch: got {self.min_start_epoch} with max_start_epoch {self.max_start_epoch}, expected "
@@ -90,12 +66,13 @@ class MTTConfig:
             )
         if self.batch_syn is not None and self.batch_syn < 1:
             raise ValueError(f"batch_syn: got {self.batch_syn!r}, expected 1 or more (default: all images)")
-        if self.dsa:
-            parse_strategy(self.dsa)
-        if not 0 < self.holdout < 1:
-            raise ValueError(f"holdout: got {self.holdout!r}, expected a share between 0 and 1")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: got {self.ema!r}, expected a decay in [0, 1); 0 is off")
+
+    @property
+    def keeps_best(self) -> bool:
+        """The images that tested best, where there are tests."""
+        return self.test != "none"
 
 
 def _row(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import Tensor
+import torch
 
 from ddfast.methods._options import RunOptions
 from ddfast.methods.mtt.config import MTTConfig
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.train.experts import ExpertConfig, train_experts, trained
+from ddfast.train.matching import MatchingData
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore, read_replay_buffers
 
 OWN = "the run's training pictures"
@@ -18,20 +19,14 @@ OTHERS = "other pictures too, which may hold the held-out ones"
 
 
 def find_experts(
-    net: FlatConvNet,
-    images: Tensor,
-    labels: Tensor,
-    pictures: str,
-    config: MTTConfig,
-    options: RunOptions,
-    out: Path,
+    data: MatchingData, pictures: str, config: MTTConfig, options: RunOptions, out: Path
 ) -> tuple[TrajectoryStore, str]:
     """Experts for ``config``.
 
     Args:
-        net: the architecture.
-        images, labels: pictures to train on, in the space of the run.
-        pictures: their fingerprint as bytes.
+        data: the architecture, pictures to train on in the space of the run, and where experts start; ``buffers`` are
+            for those that start afresh, others are always trained.
+        pictures: fingerprint of the pictures as bytes.
         config, options: of the run.
         out: folder for experts that are trained or imported here.
 
@@ -44,14 +39,16 @@ def find_experts(
         ValueError: they are too short for ``expert_epochs`` and ``max_start_epoch``, or of another ZCA state.
         RunError: they are of another architecture, or damaged.
     """
-    if config.buffers is None:
+    net = data.net
+    if config.buffers is None or data.starts is not None:
         recipe = ExpertConfig(
             config.experts, config.expert_train_epochs, config.expert_batch, config.expert_lr, config.dsa,
             config.precision, config.seed,
         )  # fmt: skip
+        starts = None if data.starts is None else torch.stack([data.starts[k] for k in range(config.experts)])
         store = train_experts(
-            net, images, labels, recipe, out, pictures=pictures, info={"space": _space(config)},
-            device=options.torch_device(), quiet=options.quiet,
+            net, data.images, data.labels, recipe, out, starts=starts, pictures=pictures,
+            info={"space": _space(config)}, device=options.torch_device(), quiet=options.quiet,
         )  # fmt: skip
         return store, OWN
     place = Path(config.buffers)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from ddfast.train.matching.protocol import Matcher, MatchingData
+from ddfast.train.matching.protocol import Matcher, MatchingData, Starts
 
-__all__ = ["Matcher", "MatchingData"]
+__all__ = ["Matcher", "MatchingData", "Starts"]

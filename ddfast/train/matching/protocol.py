@@ -10,6 +10,16 @@ from torch import Tensor
 from ddfast.nets.flat_convnet import FlatConvNet
 
 
+class Starts(Protocol):
+    """Networks by number, such as the rows of a tensor [K, P]."""
+
+    def __len__(self) -> int:
+        """K."""
+
+    def __getitem__(self, number: int, /) -> Tensor:
+        """theta, float32 [P]."""
+
+
 @dataclass
 class MatchingData:
     """Real pictures and, in a stage of progressive distillation (PDD), what the earlier stages left.
@@ -21,7 +31,8 @@ class MatchingData:
         frozen: distilled images of earlier stages as their matchers' `Matcher.stored` gave them, [m, c, H, W], m >= 0;
             they take part in every matching step and never move.
         frozen_labels: int64 [m].
-        starts: float32 [K, P], networks to start from, trained on the frozen images; None for fresh random ones.
+        starts: float32 [K, P], networks to start from, trained on the frozen images; None for fresh random ones. Take
+            ``starts[i % len(starts)]`` in iteration i: it may be a tensor, or train each network when it is asked for.
     """
 
     net: FlatConvNet
@@ -29,7 +40,7 @@ class MatchingData:
     labels: Tensor
     frozen: Tensor
     frozen_labels: Tensor
-    starts: Tensor | None = None
+    starts: Starts | None = None
 
 
 class Matcher(Protocol):
@@ -39,8 +50,13 @@ class Matcher(Protocol):
     to identical numbers; draws depend on (seed, iteration) alone.
     """
 
-    iterations: int
-    iteration: int
+    @property
+    def iterations(self) -> int:
+        """In all; a plain attribute will do."""
+
+    @property
+    def iteration(self) -> int:
+        """Done so far; a plain attribute will do."""
 
     def advance(self) -> float:
         """One outer iteration; returns its loss.

@@ -1,0 +1,264 @@
+"""Runs any matching method: iterations, tests on held-out pictures, checkpoints, the distilled set."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ddfast.data import Source, require_images
+from ddfast.methods._matching_config import STUDENT_LR, MatchingConfig
+from ddfast.methods._options import RunOptions
+from ddfast.methods._problem import Problem
+from ddfast.runs import Ledger, Progress, RunError, atomic_write_bytes, open_ledger, refuse_occupied
+from ddfast.runs.folder import DEFAULT_OUTPUTS
+from ddfast.store import contact_sheet_png
+from ddfast.train import NonFiniteLossError
+from ddfast.train.flat_student import flat_accuracy, fresh_theta
+from ddfast.train.matching import Matcher, MatchingData, Starts
+
+CHECKPOINT, EXPERTS = "checkpoint.pt", "experts"
+OUTPUTS = (*DEFAULT_OUTPUTS, CHECKPOINT, EXPERTS, "images_*.png")
+_SECONDS = 60.0  # between checkpoints
+
+# (problem, config, data, stage from 0, folder for files such as experts, options)
+MakeMatcher = Callable[[Problem, Any, MatchingData, int, Path, RunOptions], Matcher]
+
+
+@runtime_checkable
+class HasExtras(Protocol):
+    """A matcher with further tensors for the distilled set (``trained_images`` among them replaces ``stored``)."""
+
+    def extras(self) -> dict[str, Tensor]:
+        """By name."""
+
+
+@runtime_checkable
+class HasNotes(Protocol):
+    """A matcher with entries for the manifest."""
+
+    def notes(self) -> dict[str, Any]:
+        """JSON values."""
+
+
+def run_matching(
+    method: str, source: Source, out: Path, config: MatchingConfig, options: RunOptions, make_matcher: MakeMatcher,
+    observer: Any = None,
+) -> None:  # fmt: skip
+    """Distils ``source`` into ``out``; see :func:`ddfast.distill`.
+
+    Args:
+        method: its name, which also begins the names of the random streams.
+        source, out, config, options, observer: as a method's ``run`` gets them.
+        make_matcher: makes the method's matcher.
+
+    Raises:
+        ValueError: settings and source do not fit together.
+        NonFiniteLossError: the matching diverged; go on with other settings in another folder.
+        ddfast.runs.RunError: the output folder holds something else, or the disk is full.
+    """
+    if observer is not None:
+        raise ValueError(f"observer: got one, but {method} has none; the networks it needs are trained")
+    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite)
+    require_images(source, config.ipc, f"ipc={config.ipc}")
+    settings = {
+        "method": method,
+        "config": config.identity(),
+        "source": {"name": source.name, "fingerprint": source.fingerprint()},
+    }
+    with open_ledger(
+        out, ["distill"], settings, resume=options.resume, overwrite=options.overwrite, outputs=OUTPUTS
+    ) as ledger:
+        if not ledger.finished():
+            _distill(method, Problem(source, config, options, method), out, options, make_matcher, ledger)
+        ledger.finish()
+
+
+def _distill(
+    method: str, problem: Problem, out: Path, options: RunOptions, make_matcher: MakeMatcher, ledger: Ledger
+) -> None:
+    config, net = problem.config, problem.net
+    images, labels = problem.real()
+    problem.pictures = problem.pictures[:0]
+    data = MatchingData(net, images, labels, images[:0], labels[:0])
+    matcher = make_matcher(problem, config, data, 0, out, options)
+    del data, images, labels  # gigabytes for large sets; a matcher that needs them has them
+    with ledger.claim("distill") as task:
+        course = Loop(matcher, problem, out, options, stream=method).run()
+        stored, classes = matcher.stored()
+        lr = matcher.learned_lr()
+        extras = {} if lr is None else {"lr": torch.tensor([lr])}
+        manifest = {
+            "method": method,
+            "config": config.identity(),
+            "lr": STUDENT_LR if lr is None else lr,
+            "recipe": config.recipe(lr),
+            "tests": course.tests,
+            **(matcher.notes() if isinstance(matcher, HasNotes) else {}),
+            "losses": [round(loss, 6) for loss in course.losses],
+        }
+        extras |= matcher.extras() if isinstance(matcher, HasExtras) else {}
+        problem.write(out, stored, classes, extras, manifest)
+        task.complete({"losses": len(course.losses), "tests": course.tests})
+    (out / CHECKPOINT).unlink(missing_ok=True)
+
+
+@dataclass
+class Course:
+    """What happened: the loss of each iteration, each test, and the test and state of the best images so far."""
+
+    losses: list[float] = field(default_factory=list)
+    tests: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+
+
+class Loop:
+    """A matcher's iterations with all that goes on beside them; stopped at any point it goes on to the same numbers.
+
+    Args:
+        matcher: the distillation, at its start.
+        problem: its pictures.
+        folder: for the checkpoint and the pictures of the images.
+        options: of the run.
+        stream: begins the names of the test students' random streams; shown as title.
+        starts: weights test students start from, in turn; None for fresh ones.
+        before: images and targets in front of the matcher's own ``student_set()`` for test students.
+    """
+
+    def __init__(
+        self, matcher: Matcher, problem: Problem, folder: Path, options: RunOptions, *, stream: str,
+        starts: Starts | None = None, before: tuple[Tensor, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self.matcher, self.problem, self.config, self.options = matcher, problem, problem.config, options
+        self.folder, self.stream, self.starts, self.before = folder, stream, starts, before
+        self.course = Course()
+
+    def run(self) -> Course:
+        """To the end, from the checkpoint if there is one; the matcher then holds what is to be kept: its last images,
+        or where ``config.keeps_best`` those that tested best.
+
+        Raises:
+            NonFiniteLossError: the matching diverged; the checkpoint holds the state before.
+            RunError: the checkpoint is damaged, or the disk is full.
+        """
+        self._load()
+        self._state = _copied(self.matcher.state_dict())
+        try:
+            self._iterate()
+        finally:
+            self._save()
+        if self.config.keeps_best and self.course.best:
+            self.matcher.load_state_dict(_copied(self.course.best["state"]))
+        return self.course
+
+    def student_set(self) -> tuple[Tensor, Tensor]:
+        """What test students are trained on."""
+        images, targets = self.matcher.student_set()
+        if self.before is None:
+            return images, targets
+        return torch.cat([self.before[0], images]), torch.cat([self.before[1], targets])
+
+    def _iterate(self) -> None:
+        matcher, course = self.matcher, self.course
+        mode = "quiet" if self.options.quiet else "auto"
+        written = time.monotonic()
+        with Progress(
+            matcher.iterations, done=matcher.iteration, unit="iterations", title=self.stream, mode=mode,
+            callback=self.options.on_progress,
+        ) as shown:  # fmt: skip
+            while True:
+                if self._due():  # also where the last call was stopped in the middle of a test
+                    self._save()
+                    self._look()
+                    self._save()
+                    written = time.monotonic()
+                if matcher.iteration == matcher.iterations:
+                    break
+                course.losses.append(matcher.advance())
+                self._state = _copied(matcher.state_dict())
+                if time.monotonic() - written > _SECONDS:
+                    self._save()
+                    written = time.monotonic()
+                known = course.tests[-1].get("top1") if course.tests else None
+                tested = "" if known is None else f", held-out {100 * known:.1f} %"
+                lr = matcher.learned_lr()
+                rate = "" if lr is None else f", lr {lr:.3g}"
+                shown.update(1, f"loss {course.losses[-1]:.3f}{rate}{tested}")
+
+    def _due(self) -> bool:
+        """Whether the images are to be looked at and were not yet."""
+        iteration = self.matcher.iteration
+        looked = self.course.tests[-1]["iteration"] if self.course.tests else 0
+        at_end = iteration == self.matcher.iterations
+        return iteration > looked and (iteration % self.config.eval_every == 0 or at_end)
+
+    def _look(self) -> None:
+        """A picture of the images, and students tested on held-out pictures; notes the best images."""
+        matcher, course, config = self.matcher, self.course, self.config
+        iteration, lr = matcher.iteration, matcher.learned_lr()
+        sheet = contact_sheet_png(self.problem.distilled(*matcher.stored()))
+        atomic_write_bytes(self.folder / f"images_{iteration:05d}.png", sheet)
+        test: dict[str, float] = {"iteration": iteration}
+        if config.test != "none":
+            test["top1"] = self._accuracy(iteration, lr)
+        if lr is not None:
+            test["lr"] = lr
+        if config.keeps_best and test.get("top1", -1.0) >= course.best.get("top1", 0.0):
+            course.best = {"top1": test["top1"], "state": self._state}
+        course.tests.append(test)
+
+    def _accuracy(self, iteration: int, lr: float | None) -> float:
+        """Mean top-1 of ``config.eval_students`` students."""
+        problem, net, config = self.problem, self.problem.net, self.config
+        images, targets = self.student_set()
+        scores = []
+        for student in range(config.eval_students):
+            stream = f"{self.stream}/student {iteration} {student}"
+            if self.starts is None:
+                theta = fresh_theta(net, config.seed, stream)
+            else:
+                theta = self.starts[student % len(self.starts)]
+            try:
+                theta = config.train_student(
+                    net, theta.to(images.device), images, targets, lr=lr, epochs=config.eval_epochs, stream=stream
+                )
+            except NonFiniteLossError:  # images that students diverge on are bad images, not an end of the run
+                scores.append(1 / net.num_classes)
+                continue
+            scores.append(flat_accuracy(net, theta, problem.test, problem.test_labels))
+        return sum(scores) / len(scores)
+
+    def _save(self) -> None:
+        """The state after the last whole iteration, however the next one was left."""
+        content = {"matcher": self._state, **vars(self.course)}
+        file = io.BytesIO()
+        torch.save(content, file)
+        atomic_write_bytes(self.folder / CHECKPOINT, file.getvalue())
+
+    def _load(self) -> None:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return
+        try:
+            content = torch.load(path, map_location=self.problem.device, weights_only=True)
+            self.matcher.load_state_dict(content.pop("matcher"))
+            self.course = Course(**content)
+        except (OSError, RuntimeError, EOFError, TypeError, KeyError, pickle.UnpicklingError) as error:
+            raise RunError(f"{path}: cannot be read as a checkpoint ({error}); remove it to start anew") from error
+        self.course.losses = self.course.losses[: self.matcher.iteration]
+
+
+def _copied(value: Any) -> Any:
+    """A copy that the matcher cannot change."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    return [_copied(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,132 @@
+"""What a matching method works on: a source's pictures in the space students are trained in, some of them held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddfast.data import Source
+from ddfast.data.space import Space
+from ddfast.data.squares import whole_images
+from ddfast.methods._matching_config import MatchingConfig
+from ddfast.methods._options import RunOptions
+from ddfast.runs import atomic_write_bytes, seeds
+from ddfast.runs.seeds import stream_key
+from ddfast.store import DistilledSet, contact_sheet_png, set_fingerprint
+from ddfast.store.manifest import MANIFEST_FILE
+from ddfast.store.provenance import normalization_to_json
+
+
+class Problem:
+    """Pictures, network and space of a run.
+
+    Args:
+        source: the real set.
+        config: the method's.
+        options: of the run.
+        stream: begins the names of the random streams (held-out pictures, initial images): the method's name.
+        ipc: images per class in all; None for the config's.
+
+    Raises:
+        ValueError: a class has too few readable pictures.
+    """
+
+    def __init__(
+        self, source: Source, config: MatchingConfig, options: RunOptions, stream: str, ipc: int | None = None
+    ) -> None:
+        self.source, self.config, self.stream = source, config, stream
+        self.class_names = tuple(source.class_names)
+        self.device = options.torch_device()
+        self.net = config.net(len(self.class_names))
+        pictures, labels = whole_images(source, config.size, max(map(source.count, range(len(self.class_names)))))
+        held = self._held_out(labels)
+        self.pictures, self.labels = pictures[~held], labels[~held]
+        self._check_counts(config.ipc if ipc is None else ipc)
+        self.space = Space.of(source.name, pictures, zca=config.zca)
+        self.test = self.space.apply(pictures[held]).to(self.device)
+        self.test_labels = labels[held].to(self.device)
+        self.fingerprint = set_fingerprint(self.pictures, self.labels)
+
+    def real(self) -> tuple[Tensor, Tensor]:
+        """The pictures that are not held out, in the space, float32 [N, 3, S, S], and their classes; on the device."""
+        return self.space.apply(self.pictures).to(self.device), self.labels.to(self.device)
+
+    def initial_rows(self, per_class: int, stage: int = 0) -> Tensor:
+        """int64 [classes * per_class]: random pictures of each class in turn, others in each stage (from 0)."""
+        chosen = []
+        for label in range(len(self.class_names)):
+            rows = torch.nonzero(self.labels == label)[:, 0]
+            order = seeds.permutation(self.config.seed, f"{self.stream}/init", label, len(rows))
+            places = torch.arange(stage * per_class, (stage + 1) * per_class) % len(rows)
+            chosen.append(rows[torch.from_numpy(order)[places]])
+        return torch.cat(chosen)
+
+    def initial(self, real: Tensor, stage: int = 0) -> tuple[Tensor, Tensor]:
+        """Images at the start, class by class as ``config.init`` says, and their classes; on the device.
+
+        Args:
+            real: of `real`.
+            stage: of progressive distillation.
+        """
+        index = self.initial_rows(self.config.ipc, stage)
+        images = real[index.to(real.device)]
+        if self.config.init == "noise":
+            seed = self.config.seed
+            if stage:
+                low, high = stream_key(seed, f"{self.stream}/noise {stage}")
+                seed = (high & 0x7FFFFFFF) << 32 | low
+            images = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
+        return images.to(self.device), self.labels[index].to(self.device)
+
+    def distilled(self, stored: Tensor, labels: Tensor) -> DistilledSet:
+        """Images as a matcher stores them, as pictures."""
+        return DistilledSet(self.config.pixels(self.space, stored), labels.cpu(), self.class_names)
+
+    def write(
+        self, out: Path, stored: Tensor, labels: Tensor, extras: dict[str, Tensor], manifest: dict[str, Any]
+    ) -> None:
+        """The distilled set: visible pixels, and the images as they were trained.
+
+        Args:
+            out: the run's folder.
+            stored, labels: images as a matcher stores them, and their classes.
+            extras: further tensors.
+            manifest: entries beside those of the problem (source, seed, normalisation, space).
+        """
+        made = self.distilled(stored, labels)
+        made.extras = {name: tensor.cpu() for name, tensor in {"trained_images": stored, **extras}.items()}
+        made.manifest = {
+            "preset": self.config.preset,
+            "source": {"name": self.source.name, "fingerprint": self.source.fingerprint()},
+            "seed": self.config.seed,
+            "normalization": normalization_to_json(self.space.normalization),
+            "space": "zca" if self.config.zca else "normalized",
+            **manifest,
+        }
+        if not (out / MANIFEST_FILE).exists():
+            made.save(out, format="safetensors")
+        atomic_write_bytes(out / "contact_sheet.png", contact_sheet_png(made))
+
+    def _held_out(self, labels: Tensor) -> Tensor:
+        """bool [N]: pictures of each class that neither networks nor images see."""
+        held = torch.zeros(len(labels), dtype=torch.bool)
+        if self.config.test == "none":
+            return held
+        for label in range(int(labels.max()) + 1):
+            rows = torch.nonzero(labels == label)[:, 0]
+            order = seeds.permutation(self.config.seed, f"{self.stream}/holdout", label, len(rows))
+            held[rows[torch.from_numpy(order[: max(1, round(self.config.holdout * len(rows)))])]] = True
+        return held
+
+    def _check_counts(self, ipc: int) -> None:
+        counts = torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
+        short = [f"{name} {n}" for name, n in zip(self.class_names, counts, strict=True) if n < ipc]
+        if short:
+            raise ValueError(
+                f"{self.source.name}: ipc={ipc} needs as many readable pictures of each class beside those held out "
+                f"(holdout {self.config.holdout}), but there are: {', '.join(short[:10])}; lower ipc or holdout, or "
+                "give test=none"
+            )
