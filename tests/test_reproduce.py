@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -96,3 +97,12 @@ def test_unknown_name_and_missing_data(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(datasets, "CIFAR10", offline)
     with pytest.raises(ValueError, match=r"data: CIFAR10 could not be downloaded \(no network\).*--data"):
         reproduce("rded-cifar10-conv3", tmp_path)
+
+
+def test_readme_table_is_that_of_the_committed_result() -> None:
+    root = Path(__file__).resolve().parent.parent
+    result = root / "benchmarks/reproduced/rded-cifar10-conv3.json"
+    table = json.loads(result.read_text())
+    wanted = REPRODUCTIONS[table["name"]]
+    assert [row["published"] for row in table["rows"]] == [dataclasses.asdict(p) for p in wanted.published.values()]
+    assert markdown(table) in (root / "README.md").read_text()

@@ -9,13 +9,14 @@ from typing import Any
 from ddfast._types import IMAGENET, Normalization
 from ddfast.data import Source
 from ddfast.data.space import Space
-from ddfast.evaluation.protocols import Case, EvaluationConfig, protocol, student_config
+from ddfast.evaluation.protocols import EvaluationConfig, protocol, student_config
 from ddfast.evaluation.storage import Storage, fingerprint
 from ddfast.evaluation.stored import fitted
 from ddfast.evaluation.teacher import Teacher
 from ddfast.evaluation.validation import Validation
 from ddfast.store import DistilledSet, LabelStore
 from ddfast.train import StudentConfig
+from ddfast.train.presets import Case
 
 DISTILLED, RANDOM_IMAGES, RANDOM_BYTES, FULL = "distilled", "random-images", "random-bytes", "full"
 
@@ -47,7 +48,7 @@ class Subject:
         """What a recipe depends on."""
         factor = (self.distilled.manifest.get("config") or {}).get("factor") or 1
         classes, size = len(self.distilled.class_names), int(self.distilled.images.shape[1])
-        return Case(student, classes, self.distilled.ipc, len(self.distilled), size, int(factor))
+        return Case(student, classes, self.distilled.ipc, size, int(factor), len(self.distilled))
 
 
 @dataclass(frozen=True)

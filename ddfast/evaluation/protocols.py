@@ -9,7 +9,7 @@ from typing import Any
 
 from ddfast.train import StudentConfig, TrainConfig
 from ddfast.train.demo_recipe import OBSERVER, STUDENT, WIDTH
-from ddfast.train.dsa import STRATEGY
+from ddfast.train.presets import Case, preset
 
 _SMOKE_VIEWS = 12_000
 _SMOKE_VALIDATION = 1_000
@@ -26,7 +26,7 @@ class EvaluationConfig:
 
     seeds: int = setting(3, "students of each kind; mean and standard deviation are over them")
     seed: int = setting(0, "seed of initial weights, order, augmentation and random subsets")
-    preset: str = setting("rded", "training recipe: rded, hard_label, dsa or smoke", cli=False)
+    preset: str = setting("rded", "training recipe: rded, fkd, hard_label, dsa or smoke", cli=False)
     controls: bool = setting(True, "also train on random real pictures, at equal images and at equal bytes")
     byte_control: bool = setting(True, "among the controls, random pictures of equal bytes; they may be thousands")
     hard: bool = setting(True, "also train with hard labels where there are soft ones")
@@ -58,18 +58,6 @@ class EvaluationConfig:
     def as_json(self) -> dict[str, Any]:
         """Every setting, for the report and the run's description."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a recipe depends on: the student, the set's classes, images per class, images, side and mosaic factor."""
-
-    student: str
-    classes: int
-    ipc: int
-    images: int
-    size: int
-    factor: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +96,7 @@ def student_config(config: EvaluationConfig, case: Case, *, augmented: bool = Tr
     if config.epochs is not None and recipe.milestones:
         given["milestones"] = tuple(max(1, epoch * config.epochs // recipe.epochs) for epoch in recipe.milestones)
     recipe = replace(recipe, **given, seed=seed)
-    recipe = replace(recipe, batch_size=min(recipe.batch_size, case.images))
+    recipe = replace(recipe, batch_size=min(recipe.batch_size, case.count))
     if augmented:
         return recipe
     return replace(recipe, shift=0, flip=False, factor=1, crop=None, cutmix_alpha=0.0, dsa="")
@@ -131,36 +119,21 @@ def val_limit(config: EvaluationConfig, classes: int) -> int | None:
     return max(1, limit // classes)
 
 
-_RATES = {"vgg11": 5e-4, "efficientnet_b0": 2e-3, "mobilenet_v2": 2.5e-3, "alexnet": 1e-4, "vit_b_16": 1e-4}
-_RATES["swin_v2_t"] = 1e-4
+def _paper(name: str) -> Callable[[Case], StudentConfig]:
+    """A recipe of `ddfast.train.presets`; networks that RDED's program has no rate for take its ConvNets'."""
 
+    def recipe(case: Case) -> StudentConfig:
+        try:
+            return preset(name, case)
+        except ValueError:
+            return preset(name, case, lr=1e-3)
 
-def _rded(case: Case) -> StudentConfig:
-    column = 0 if case.ipc < 10 else 1 if case.ipc < 50 else 2
-    few = (10, 50, 100)
-    many = (20, 100, 200)
-    size = (few if case.classes <= 20 else many)[column]
-    return StudentConfig(batch_size=size, lr=_RATES.get(case.student, 1e-3), factor=case.factor)
-
-
-def _hard_label(case: Case) -> StudentConfig:
-    return StudentConfig(
-        epochs=300, batch_size=min(256, max(10, case.images // 4)), optimizer="sgd", lr=0.05, weight_decay=5e-4,
-        schedule="cosine", flip=True, shift=max(1, case.size // 8), factor=1, cutmix_alpha=0.0, bn_twice=False,
-    )  # fmt: skip
-
-
-def _dsa(case: Case) -> StudentConfig:
-    return StudentConfig(
-        epochs=1000, batch_size=256, optimizer="sgd", lr=0.01, momentum=0.9, nesterov=False, weight_decay=5e-4,
-        decay_all=True, schedule="milestones", milestones=(501,), reset_momentum=True, flip=False, cutmix_alpha=0.0,
-        bn_twice=False, dsa=STRATEGY,
-    )  # fmt: skip
+    return recipe
 
 
 def _smoke(case: Case) -> StudentConfig:
-    epochs = max(2, min(STUDENT.epochs, _SMOKE_VIEWS // max(case.images, 1)))
-    return replace(STUDENT, epochs=epochs, batch_size=min(STUDENT.batch_size, max(10, case.images // 2)))
+    epochs = max(2, min(STUDENT.epochs, _SMOKE_VIEWS // case.count))
+    return replace(STUDENT, epochs=epochs, batch_size=min(STUDENT.batch_size, max(10, case.count // 2)))
 
 
 PROTOCOLS = {
@@ -176,14 +149,21 @@ PROTOCOLS = {
     "rded": Protocol(
         "rded",
         "RDED's (arXiv 2312.03526): AdamW, 300 epochs of half a cosine, patch shuffle, crops, CutMix, T = 20",
-        _rded,
+        _paper("rded"),
     ),
     "dsa": Protocol(
         "dsa",
         "that of DC, DSA and MTT: SGD, 1000 epochs, rate / 10 halfway, differentiable Siamese augmentation",
-        _dsa,
+        _paper("dsa"),
+    ),
+    "fkd": Protocol(
+        "fkd",
+        "SRe2L's (arXiv 2306.13092): AdamW, 300 epochs of a cosine, crops of 8 to 100 % of the area, CutMix, T = 20",
+        _paper("fkd"),
     ),
     "hard_label": Protocol(
-        "hard_label", "SGD with momentum, 300 epochs of a cosine, flips and shifts, no mixing", _hard_label
+        "hard_label",
+        "SGD with momentum, 300 epochs of a cosine, flips and shifts, no mixing",
+        _paper("hard_label"),
     ),
 }
