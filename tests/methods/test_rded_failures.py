@@ -147,6 +147,7 @@ def test_an_end_cut_short_loses_nothing_in_safetensors_either(
     pictures: Path, net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Stops at each step between the last class and the finished set, then resumes."""
+    from ddfast.methods import _output
     from ddfast.methods.rded import output
     from ddfast.runs import Ledger
     from ddfast.store import DistilledSet
@@ -156,7 +157,7 @@ def test_an_end_cut_short_loses_nothing_in_safetensors_either(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    where = {"_manifest": (output, "_manifest"), "load": (output, "decode_image"), "save": (DistilledSet, "save"),
+    where = {"_manifest": (output, "_manifest"), "load": (_output, "decode_image"), "save": (DistilledSet, "save"),
              "finish": (Ledger, "finish")}[name]  # fmt: skip
     monkeypatch.setattr(*where, stop)
     with pytest.raises(KeyboardInterrupt):

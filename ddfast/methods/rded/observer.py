@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ddfast import ops
 from ddfast.data import DecodeError, Source, Stream
+from ddfast.methods._observer import open_observer
 from ddfast.methods._options import RunOptions
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.nets.classes import map_classes
-from ddfast.nets.observers import Observer, load_observer
+from ddfast.nets.observers import Observer
 
 _CHECK_IMAGES = 128
 _CHECK_PER_CLASS = 8
@@ -37,7 +38,7 @@ def prepare_observer(
     Raises:
         ValueError: no observer named, weights that are not there, or a class order that does not match.
     """
-    observer = _load(source, config, options, given)
+    observer = open_observer(source, config, options, given)
     targets = tuple(map_classes(source.class_names, observer.num_classes, observer.class_names).tolist())
     if observer.random_weights or not options.check_classes:
         why = "random weights" if observer.random_weights else "switched off"
@@ -48,24 +49,6 @@ def prepare_observer(
     report = check_class_order(logits, labels, source.class_names, outputs=targets, observer_names=observer.class_names)
     found = {"top1": round(float(report.agreement), 4), "images": len(labels), "judged": report.judged}
     return Prepared(observer, targets, found)
-
-
-def _load(source: Source, config: RDEDConfig, options: RunOptions, given: Any) -> Observer:
-    if isinstance(given, Observer):
-        return given
-    spec = config.observer if given is None else given
-    if spec is None:
-        raise ValueError(
-            "observer: none given; name a torchvision or timm model (resnet18), a checkpoint file, or train:conv3 to "
-            "train a small one on the source first"
-        )
-    if isinstance(spec, str) and spec.startswith("train:"):
-        from ddfast.methods.rded.quick_observer import train_observer
-
-        return train_observer(spec.removeprefix("train:"), source, config, options)
-    return load_observer(
-        spec, weights=config.weights, num_classes=None, input_size=config.size, random_weights=config.random_weights
-    )
 
 
 def _look(source: Source, stream: Stream, observer: Observer, device: str) -> tuple[Tensor, Tensor]:

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ddfast.data import Source
+from ddfast.methods._observer import observer_names
+from ddfast.methods._output import finish_classes
+from ddfast.methods._output import image_format as stored_as
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.observer import Prepared
 from ddfast.methods.rded.stages import Chosen
 from ddfast.nets.observers import Observer
-from ddfast.runs import Ledger, atomic_write_bytes
-from ddfast.store import Cell, DistilledSet, ImageFormat, assemble_manifest, decode_image, manifest_bytes
+from ddfast.runs import Ledger
+from ddfast.store import Cell, ImageFormat, assemble_manifest
 from ddfast.store import class_files as image_files
 from ddfast.store import class_record as image_record
-from ddfast.store.manifest import MANIFEST_FILE
-
-
-def task_names(source: Source) -> list[str]:
-    """One task a class."""
-    return [f"class-{label:05d}" for label in range(len(source.class_names))]
 
 
 def config_json(config: RDEDConfig) -> dict[str, Any]:
     """The config as JSON values; files by name only, since the observer's entry has their contents' SHA-256."""
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
     del values["preset"]
-    values["observer"] = Path(config.observer).name if config.observer else None
-    values["weights"] = Path(config.weights).name if config.weights else None
-    return values
+    return {**values, **observer_names(config)}
 
 
 def settings(source: Source, config: RDEDConfig, observer: Observer) -> dict[str, Any]:
@@ -49,8 +42,8 @@ def settings(source: Source, config: RDEDConfig, observer: Observer) -> dict[str
 
 
 def image_format(config: RDEDConfig) -> ImageFormat:
-    """How a class's images are stored during the run; safetensors is assembled from lossless files at the end."""
-    return ImageFormat("jpeg", config.jpeg_quality) if config.format == "folder" else ImageFormat("png")
+    """How a class's images are stored during the run."""
+    return stored_as(config.format, config.jpeg_quality)
 
 
 def class_files(label: int, mosaics: NDArray[np.uint8], config: RDEDConfig) -> dict[str, bytes]:
@@ -78,27 +71,10 @@ def finish(
     ledger: Ledger, out: Path, source: Source, config: RDEDConfig, prepared: Prepared, *, stream_exact: bool
 ) -> None:
     """Writes the manifest once every class is done and tidies the folder; doing it again changes nothing."""
-    if not (out / MANIFEST_FILE).exists():
-        _write(ledger, out, source, config, prepared, stream_exact)
-    ledger.finish(keep_files=config.format != "safetensors")
-    if config.format == "safetensors":
-        for folder in out.glob("[0-9][0-9][0-9][0-9][0-9]"):
-            shutil.rmtree(folder)
-
-
-def _write(
-    ledger: Ledger, out: Path, source: Source, config: RDEDConfig, prepared: Prepared, stream_exact: bool
-) -> None:
-    records = [done.record for done in ledger.records().values()]
-    manifest = _manifest(records, source, config, prepared, stream_exact)
-    if config.format != "safetensors":
-        atomic_write_bytes(out / MANIFEST_FILE, manifest_bytes(manifest))
-        return
-    # The manifest is written last, by save: whoever finds one finds the images too.
-    images = np.stack([decode_image((out / entry["file"]).read_bytes()) for entry in manifest["images"]])
-    labels = torch.tensor([entry["label"] for entry in manifest["images"]], dtype=torch.int64)
-    distilled = DistilledSet(torch.from_numpy(images), labels, tuple(source.class_names), manifest)
-    distilled.save(out, format="safetensors")
+    finish_classes(
+        ledger, out, source.class_names, config.format,
+        lambda records: _manifest(records, source, config, prepared, stream_exact),
+    )  # fmt: skip
 
 
 def _manifest(

@@ -13,6 +13,7 @@ from ddfast._types import IMAGENET
 from ddfast.data import Source, require_images
 from ddfast.data.folder import FolderSource
 from ddfast.methods._options import RunOptions
+from ddfast.methods._output import class_tasks
 from ddfast.methods.rded import output, parity
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.observer import Prepared
@@ -40,9 +41,7 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
     prepared, generator = _prepare(source, config, observer)
     module = prepared.observer.module
     settings = output.settings(source, config, prepared.observer)
-    with open_ledger(
-        out, output.task_names(source), settings, resume=options.resume, overwrite=options.overwrite
-    ) as ledger:
+    with open_ledger(out, class_tasks(source), settings, resume=options.resume, overwrite=options.overwrite) as ledger:
         items = parity.classes([source.folder(c) for c in range(len(source.class_names))], config, generator)
         done = ledger.records()
         mode = "quiet" if options.quiet else "auto"

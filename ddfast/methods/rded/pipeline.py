@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ddfast.data import CropRequest, Source, Stream, draw_rrc_boxes, open_stream, require_images
 from ddfast.methods._options import RunOptions
+from ddfast.methods._output import class_tasks
 from ddfast.methods.rded import output, parity_run, stages
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.finisher import Finisher
@@ -41,7 +42,7 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
     try:
         with report.stage("observer"):
             prepared = prepare_observer(source, stream, config, options, observer)
-        tasks = output.task_names(source)
+        tasks = class_tasks(source)
         with report.stage("listing the source"):
             settings = output.settings(source, config, prepared.observer)
         with open_ledger(out, tasks, settings, resume=options.resume, overwrite=options.overwrite) as ledger:
