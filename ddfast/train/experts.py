@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,20 @@ import torch
 from torch import Tensor
 
 from ddfast.nets.flat_convnet import FlatConvNet
-from ddfast.runs import Ledger, Progress, RunError, Task, open_ledger, seeds
+from ddfast.runs import Ledger, Progress, RunError, Task, identify_worker, open_ledger
 from ddfast.runs.seeds import stream_key
 from ddfast.store import set_fingerprint
+from ddfast.train.adjoint.many_step import ManyStep, fastest_way
 from ddfast.train.adjoint.step import PRECISIONS, float32
-from ddfast.train.adjoint.unroll import make_step
 from ddfast.train.config import NonFiniteLossError
-from ddfast.train.dsa import STRATEGY, apply_dsa, draw_dsa
+from ddfast.train.dsa import STRATEGY
+from ddfast.train.forgetting import FORGETTING_FILE, STATES_FOLDER, ForgettingCounter, ForgettingStates
+from ddfast.train.passes import PassKey, batches
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore
 
 __all__ = ["ExpertConfig", "expert_identity", "train_experts", "trained"]
+
+TOGETHER = 20  # on a GPU at most; at batch 256 and width 128 their planes take some 10 GB
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,15 @@ def train_experts(
     pictures: str = "",
     info: dict[str, Any] | None = None,
     device: str | torch.device = "cpu",
+    together: int | None = None,
+    forgetting: bool = False,
     quiet: bool = False,
     on_expert: Callable[[int], None] | None = None,
 ) -> TrajectoryStore:
     """Trains experts that are not trained yet; call it again after any interruption.
 
     Each expert is a task of a ledger in ``out``, so that several processes can share the work, and goes on from its
-    last snapshot.
+    last snapshot. Its numbers do not depend on what else is trained beside it, on GPUs up to rounding.
 
     Args:
         net: the architecture.
@@ -89,6 +96,8 @@ def train_experts(
             of ``images``, which ties the experts to one kind of machine where they were whitened.
         info: further JSON values to keep and compare, such as the space of the images.
         device: where to train.
+        together: experts trained side by side; None for 1 on a CPU, where more are no faster, and up to 20 on a GPU.
+        forgetting: also count forgetting events, for `ddfast.train.forgetting.ForgettingScores`.
         quiet: no progress.
         on_expert: called with the number of each finished expert.
 
@@ -96,9 +105,10 @@ def train_experts(
         The store, complete.
 
     Raises:
-        ValueError: ``starts`` of another shape.
+        ValueError: ``starts`` of another shape, or ``together`` below 1.
         NonFiniteLossError: an expert diverged.
-        RunError: ``out`` holds other experts, or the disk is full.
+        RunError: ``out`` holds other experts, or ones trained without ``forgetting`` where it is asked for, or the disk
+            is full.
     """
     who = {**expert_identity(net, config, images, pictures or set_fingerprint(images, labels)), **(info or {})}
     if starts is not None:
@@ -107,76 +117,131 @@ def train_experts(
             raise ValueError(f"starts: got shape {list(starts.shape)}, expected {expected}, a theta for each expert")
         starts = starts.detach().cpu().float()
         who["starts"] = hashlib.sha256(starts.numpy().astype("<f4").tobytes()).hexdigest()
+    if together is not None and together < 1:
+        raise ValueError(f"together: got {together!r}, expected 1 or more")
     tasks = [f"expert-{number:05d}" for number in range(config.experts)]
-    ledger = open_ledger(out, tasks, who, resume=True, outputs=(EXPERTS_FILE,))
+    ledger = open_ledger(out, tasks, who, resume=True, outputs=(EXPERTS_FILE, FORGETTING_FILE, STATES_FOLDER))
     steps = config.experts * config.epochs
     with ledger:
         store = TrajectoryStore.create(out / EXPERTS_FILE, config.experts, config.epochs, net.size, who)
+        states = ForgettingStates(out, who, len(images), config.epochs) if forgetting else None
+        counting = None if states is None or states.merged else states
         for number, task in enumerate(tasks):
             if ledger.completed(task) and store.epochs_done(number) < config.epochs:
                 ledger.forget(task)  # the store was removed since
+            elif counting is not None and ledger.completed(task):
+                counting.check(number)
         done = sum(max(store.epochs_done(number), 0) for number in range(config.experts))
         mode = "quiet" if quiet else "auto"
         with Progress(steps, done=done, unit="epochs", title=f"training {config.experts} experts", mode=mode) as shown:
-            _train_all(ledger, store, net, images.to(device), labels.to(device), config, starts, shown, on_expert)
+            training = _Training(net, images.to(device), labels.to(device), config, starts, store, counting, shown)
+            training.run(ledger, together or _together(net, training.images.device, config.experts), on_expert)
+        if states is not None:
+            states.merge(config.experts)
         ledger.finish()
     return store
 
 
-def _train_all(
-    ledger: Ledger, store: TrajectoryStore, net: FlatConvNet, images: Tensor, labels: Tensor, config: ExpertConfig,
-    starts: Tensor | None, shown: Progress, on_expert: Callable[[int], None] | None,
-) -> None:  # fmt: skip
-    for task in ledger.claims():
-        with task:
-            number = int(task.id.rpartition("-")[2])
-            if store.epochs_done(number) < 0:
-                store.write(number, 0, _fresh(net, config, number) if starts is None else starts[number])
-            loss = _train_one(task, store, number, net, images, labels, config, shown)
-            task.complete({"loss": loss})
-            if on_expert:
-                on_expert(number)
+def _together(net: FlatConvNet, device: torch.device, experts: int) -> int:
+    """As many as are faster side by side, but no more than each of the launched workers gets."""
+    if fastest_way(net, device) == "loop":
+        return 1
+    return min(TOGETHER, -(-experts // identify_worker().count))
 
 
-def _train_one(
-    task: Task, store: TrajectoryStore, number: int, net: FlatConvNet, images: Tensor, labels: Tensor,
-    config: ExpertConfig, shown: Progress,
-) -> float | None:  # fmt: skip
-    """All epochs of one expert that are missing; the last epoch's mean loss, None where none was missing."""
-    stream = f"expert {number}"
-    first = store.epochs_done(number)
-    theta = store.snapshot(number, first).to(images.device)
-    step = make_step(net, config.precision)
-    mean: float | None = None
-    for epoch in range(first, config.epochs):
-        order = torch.from_numpy(seeds.permutation(config.seed, stream, epoch, len(images))).to(images.device)
-        total = torch.zeros((), dtype=theta.dtype, device=theta.device)
-        parts = order.split(config.batch_size)
-        for place, index in enumerate(parts):
-            x = images[index]
-            if config.dsa:
-                size = (net.input_size, net.input_size)
-                x = apply_dsa(x, draw_dsa(config.dsa, len(index), size, seed=config.seed, epoch=epoch, step=place,
-                                          stream=f"{stream}/dsa"))  # fmt: skip
+@dataclass
+class _Running:
+    """An expert that is being trained: ``epoch`` passes are done, the last with a mean loss of ``loss``."""
+
+    task: Task
+    number: int
+    epoch: int
+    theta: Tensor
+    counter: ForgettingCounter | None
+    loss: float | None = None
+
+    @property
+    def key(self) -> PassKey:
+        return PassKey(f"expert {self.number}", f"expert {self.number}/dsa", self.epoch)
+
+
+@dataclass
+class _Training:
+    net: FlatConvNet
+    images: Tensor
+    labels: Tensor
+    config: ExpertConfig
+    starts: Tensor | None
+    store: TrajectoryStore
+    states: ForgettingStates | None
+    shown: Progress
+
+    def run(self, ledger: Ledger, together: int, on_expert: Callable[[int], None] | None) -> None:
+        """Takes experts until none is left; a finished one's place goes to the next."""
+        step = ManyStep(self.net, precision=self.config.precision)
+        with ExitStack() as held:
+            running: list[_Running] = []
+            for first in ledger.claims():
+                running.append(self._begin(held.enter_context(first)))
+                while running:
+                    while len(running) < together and (task := ledger.claim_next()) is not None:
+                        running.append(self._begin(held.enter_context(task)))
+                    left = [each for each in running if each.epoch < self.config.epochs]
+                    for each in running:
+                        if each.epoch >= self.config.epochs:
+                            each.task.complete({"loss": each.loss})
+                            if on_expert:
+                                on_expert(each.number)
+                    running = left
+                    if running:
+                        self._pass(step, running)
+
+    def _begin(self, task: Task) -> _Running:
+        number = int(task.id.rpartition("-")[2])
+        if self.store.epochs_done(number) < 0:
+            fresh = _fresh(self.net, self.config, number) if self.starts is None else self.starts[number]
+            self.store.write(number, 0, fresh)
+        epoch, device = self.store.epochs_done(number), self.images.device
+        counter = None if self.states is None else self.states.begin(number, epoch, device)
+        return _Running(task, number, epoch, self.store.snapshot(number, epoch).to(device), counter)
+
+    def _pass(self, step: ManyStep, running: list[_Running]) -> None:
+        """An epoch of each, and its snapshot."""
+        config = self.config
+        thetas = torch.stack([each.theta for each in running])
+        totals = torch.zeros(len(running), dtype=thetas.dtype, device=thetas.device)
+        keys = [each.key for each in running]
+        for batch in batches(self.images, self.labels, keys, config.batch_size, config.dsa, config.seed):
             with float32(config.precision):
-                loss, gradient, _ = step.first(theta, x, labels[index])
-            assert gradient is not None
-            theta = theta.sub_(gradient, alpha=config.lr)
-            total += loss
-        mean = float(total) / len(parts)
-        if not math.isfinite(mean) or not bool(torch.isfinite(theta).all()):
-            raise NonFiniteLossError(
-                f"expert {number}: the loss became {mean} in epoch {epoch + 1} at learning rate {config.lr}; snapshots "
-                "up to the epoch before are kept. Lower the learning rate"
-            )
-        if task.lost:
+                first = step.first(thetas, batch.x, batch.y)
+            thetas.sub_(first.gradients, alpha=config.lr)
+            totals += first.losses
+            for each, rows, predicted, y in zip(running, batch.rows, first.probabilities, batch.y, strict=True):
+                if each.counter is not None:
+                    each.counter.see(rows, predicted.argmax(1) == y)
+        means = (totals / -(-len(self.images) // config.batch_size)).tolist()
+        finite = torch.isfinite(thetas).all(1).tolist()
+        for each, theta, mean, sound in zip(running, thetas, means, finite, strict=True):
+            if sound and math.isfinite(mean):
+                self._keep(each, theta, mean)
+        for each, mean, sound in zip(running, means, finite, strict=True):
+            if not (sound and math.isfinite(mean)):
+                raise NonFiniteLossError(
+                    f"expert {each.number}: the loss became {mean} in epoch {each.epoch + 1} at learning rate "
+                    f"{config.lr}; snapshots up to the epoch before are kept. Lower the learning rate"
+                )
+
+    def _keep(self, each: _Running, theta: Tensor, mean: float) -> None:
+        if each.task.lost:
             raise RunError(
-                f"{store.path}: another worker has taken over expert {number}, since this one stood still too long; "
-                "start this worker again"
+                f"{self.store.path}: another worker has taken over expert {each.number}, since this one stood still "
+                "too long; start this worker again"
             )
-        store.write(number, epoch + 1, theta)
-        shown.update(1, f"expert {number}, loss {mean:.3f}")
-    return mean
+        each.theta, each.epoch, each.loss = theta, each.epoch + 1, mean
+        if self.states is not None and each.counter is not None:
+            self.states.save(each.number, each.epoch, each.counter)
+        self.store.write(each.number, each.epoch, theta)
+        self.shown.update(1, f"expert {each.number}, loss {mean:.3f}")
 
 
 def _fresh(net: FlatConvNet, config: ExpertConfig, number: int) -> Tensor:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ddfast.nets.flat_convnet import FlatConvNet
-from ddfast.runs import seeds
 from ddfast.runs.seeds import stream_key
+from ddfast.train.adjoint.many_step import ManyStep
 from ddfast.train.adjoint.step import float32
-from ddfast.train.adjoint.unroll import make_step
 from ddfast.train.config import NonFiniteLossError
-from ddfast.train.dsa import STRATEGY, apply_dsa, draw_dsa
+from ddfast.train.dsa import STRATEGY
+from ddfast.train.passes import PassKey, batches
 
 
 @dataclass(frozen=True)
@@ -45,56 +46,57 @@ def train_flat(
     recipe: FlatRecipe,
     *,
     seed: int = 0,
-    stream: str = "student",
+    stream: str | Sequence[str] = "student",
     momentum: Tensor | None = None,
 ) -> Tensor:
     """Trains from ``theta`` on normalised pictures; order and augmentation depend on (seed, stream) alone.
 
+    Several networks [K, P] with a stream each train side by side, on a CPU to the numbers each has alone, on a GPU, in
+    grouped convolutions, up to rounding.
+
     Args:
         net: the architecture.
-        theta: where to start, float32 [P], left as it is.
+        theta: where to start, float32 [P] or [K, P], left as it is.
         images: float32 [n, c, H, W].
         labels: int64 [n], or probabilities [n, classes].
         recipe: how.
-        seed, stream: of the draws.
-        momentum: buffer [P] to go on with and to leave updated; None for a fresh one.
+        seed, stream: of the draws; for several networks a stream each.
+        momentum: buffer of theta's shape to go on with and to leave updated; None for a fresh one.
 
     Raises:
-        NonFiniteLossError: the loss became NaN or infinite.
+        ValueError: other numbers of thetas and streams.
+        NonFiniteLossError: a loss became NaN or infinite; names the stream.
     """
+    streams = [stream] if isinstance(stream, str) else list(stream)
+    if (theta.shape[0] if theta.ndim == 2 else 1) != len(streams):
+        raise ValueError(f"stream: got {len(streams)} for theta {list(theta.shape)}, expected one a network")
+    thetas = theta.reshape(len(streams), -1).clone()
+    velocity = torch.zeros_like(thetas) if momentum is None else momentum.view(len(streams), -1)
     with float32("fp32"):
-        return _train(net, theta.clone(), images, labels, recipe, seed, stream, momentum)
+        return _train(net, thetas, images, labels, recipe, seed, streams, velocity).reshape(theta.shape)
 
 
 def _train(
-    net: FlatConvNet, theta: Tensor, images: Tensor, labels: Tensor, recipe: FlatRecipe, seed: int, stream: str,
-    momentum: Tensor | None,
+    net: FlatConvNet, thetas: Tensor, images: Tensor, labels: Tensor, recipe: FlatRecipe, seed: int,
+    streams: list[str], velocity: Tensor,
 ) -> Tensor:  # fmt: skip
-    step = make_step(net)
-    velocity = torch.zeros_like(theta) if momentum is None else momentum
-    rate, loss = recipe.lr, torch.zeros(())
+    step = ManyStep(net)
+    rate, losses = recipe.lr, torch.zeros(len(streams))
     for epoch in range(recipe.epochs + 1):
         if epoch == recipe.epochs // 2 + 2:
             rate = recipe.lr / 10
             velocity.zero_()
-        order = torch.from_numpy(seeds.permutation(seed, f"{stream}/order", epoch, len(images))).to(images.device)
-        for place, index in enumerate(order.split(recipe.batch_size)):
-            x = images[index]
-            if recipe.dsa:
-                size = (net.input_size, net.input_size)
-                draw = draw_dsa(
-                    recipe.dsa, len(index), size, seed=seed, epoch=epoch, step=place, stream=f"{stream}/dsa"
-                )
-                x = apply_dsa(x, draw)
-            loss, gradient, _ = step.first(theta, x, labels[index])
-            assert gradient is not None
-            velocity.mul_(recipe.momentum).add_(gradient).add_(theta, alpha=recipe.weight_decay)
-            theta.sub_(velocity, alpha=rate)
-        if not bool(torch.isfinite(loss)):
+        keys = [PassKey(f"{stream}/order", f"{stream}/dsa", epoch) for stream in streams]
+        for batch in batches(images, labels, keys, recipe.batch_size, recipe.dsa, seed):
+            losses, gradients, _ = step.first(thetas, batch.x, batch.y)
+            velocity.mul_(recipe.momentum).add_(gradients).add_(thetas, alpha=recipe.weight_decay)
+            thetas.sub_(velocity, alpha=rate)
+        if not bool(torch.isfinite(losses).all()):
+            k = int(torch.isfinite(losses).long().argmin())
             raise NonFiniteLossError(
-                f"{stream}: the loss became {float(loss)} in epoch {epoch + 1} at learning rate {rate:.3g}"
+                f"{streams[k]}: the loss became {float(losses[k])} in epoch {epoch + 1} at learning rate {rate:.3g}"
             )
-    return theta
+    return thetas
 
 
 @torch.no_grad()

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import RunError, Task, seeds
 from ddfast.train import NonFiniteLossError, experts, trajectories
+from ddfast.train.adjoint import many_step
+from ddfast.train.dsa import STRATEGY
 from ddfast.train.experts import ExpertConfig, train_experts, trained
 from ddfast.train.trajectories import TrajectoryStore, read_replay_buffers, write_replay_buffer
 
@@ -180,6 +182,48 @@ def test_given_starts_are_where_experts_begin(tmp_path: Path) -> None:
         train_experts(NET, *pictures(), CONFIG, tmp_path / "given", quiet=True)
     with pytest.raises(ValueError, match=r"starts: got shape \[2, "):
         train_experts(NET, *pictures(), CONFIG, tmp_path / "wrong", starts=starts[:2], quiet=True)
+
+
+@pytest.mark.parametrize("dsa", ["", STRATEGY])
+def test_side_by_side_they_are_as_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dsa: str) -> None:
+    config = replace(CONFIG, dsa=dsa)
+    alone = train_experts(NET, *pictures(), config, tmp_path / "alone", together=1, quiet=True)
+    two = train_experts(NET, *pictures(), config, tmp_path / "two", together=2, quiet=True)
+    assert two.path.read_bytes() == alone.path.read_bytes()
+    monkeypatch.setattr(many_step, "fastest_way", lambda net, device: "grouped")  # as on a GPU
+    grouped = train_experts(NET, *pictures(), config, tmp_path / "grouped", together=3, quiet=True)
+    for k in range(3):
+        torch.testing.assert_close(grouped.snapshot(k, 3), alone.snapshot(k, 3), rtol=1e-4, atol=1e-5)
+
+
+def test_stopped_side_by_side_they_go_on_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of three experts at different epochs when it stops; later all three run together."""
+    whole = train_experts(NET, *pictures(), CONFIG, tmp_path / "whole", quiet=True)
+    write, left = TrajectoryStore.write, 5
+
+    def stopping(self: TrajectoryStore, expert: int, epoch: int, theta: Tensor) -> None:
+        nonlocal left
+        write(self, expert, epoch, theta)
+        left -= 1
+        if left == 0:
+            raise Stop
+
+    monkeypatch.setattr(TrajectoryStore, "write", stopping)
+    with pytest.raises(Stop):
+        train_experts(NET, *pictures(), CONFIG, tmp_path / "stopped", together=2, quiet=True)
+    there = TrajectoryStore.open(tmp_path / "stopped")
+    assert [there.epochs_done(k) for k in range(3)] == [2, 1, -1]
+    stopped = train_experts(NET, *pictures(), CONFIG, tmp_path / "stopped", together=3, quiet=True)
+    assert stopped.path.read_bytes() == whole.path.read_bytes()
+
+
+def test_one_that_diverges_leaves_the_others_snapshots(tmp_path: Path) -> None:
+    starts = torch.stack([NET.init(torch.Generator().manual_seed(k)) for k in range(3)])
+    starts[1, 0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match="expert 1: the loss became nan in epoch 1"):
+        train_experts(NET, *pictures(), CONFIG, tmp_path, starts=starts, together=3, quiet=True)
+    there = TrajectoryStore.open(tmp_path)
+    assert [there.epochs_done(k) for k in range(3)] == [1, 0, 1]
 
 
 def test_identity_names_architecture_and_recipe() -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import seeds
 from ddfast.train import NonFiniteLossError
+from ddfast.train.adjoint import many_step
 from ddfast.train.flat_student import FlatRecipe, flat_accuracy, fresh_theta, train_flat
 
 NET = FlatConvNet(num_classes=3, input_size=8, depth=2, width=16)
@@ -42,6 +43,27 @@ def test_steps_are_those_of_sgd(soft: bool) -> None:
             optimizer.step()
     torch.testing.assert_close(mine.double(), NET.flatten(module), rtol=1e-3, atol=1e-4)
     assert torch.equal(theta, fresh_theta(NET, 3, "student"))  # left as it was
+
+
+def test_several_at_once_are_as_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = pictures()
+    recipe = FlatRecipe(epochs=3, lr=0.05, batch_size=4)
+    thetas = torch.stack([fresh_theta(NET, k, "student") for k in range(2)])
+    streams, momentum = ["a", "b"], torch.zeros_like(thetas)
+    alone = [torch.zeros(NET.size) for _ in range(2)]
+    want = [train_flat(NET, thetas[k], images, labels, recipe, seed=5, stream=streams[k], momentum=alone[k])
+            for k in range(2)]  # fmt: skip
+    many = train_flat(NET, thetas, images, labels, recipe, seed=5, stream=streams, momentum=momentum)
+    assert torch.equal(many, torch.stack(want))
+    assert torch.equal(momentum, torch.stack(alone))
+    monkeypatch.setattr(many_step, "fastest_way", lambda net, device: "grouped")  # as on a GPU
+    grouped = train_flat(NET, thetas, images, labels, recipe, seed=5, stream=streams)
+    torch.testing.assert_close(grouped, many, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"stream: got 1 for theta \[2, "):
+        train_flat(NET, thetas, images, labels, recipe)
+    thetas[1, 0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"^b: the loss became nan"):
+        train_flat(NET, thetas, images, labels, recipe, stream=streams)
 
 
 def test_accuracy_counts() -> None:
