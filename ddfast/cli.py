@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ _EXAMPLES = """examples:
   ddfast relabel smoke --preset smoke --teacher train:conv3 --data mnist5k --out smoke_labels
   ddfast evaluate smoke --preset smoke
   ddfast evaluate rded_in1k --data imagenet:val --train imagenet:train --teacher resnet18 --students resnet18
+  ddfast evaluate smoke --preset smoke --students conv3,resnet10_modified-in,resnet18_modified-bn
+  ddfast continual dm_set random_set --data cifar-100-binary:test --steps 5 --orders 5
   ddfast reproduce rded-cifar10-conv3 --data cifar-10-batches-bin --out reproduced
   ddfast export smoke --to huggingface --out smoke_hf
   ddfast info
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_distill(commands)
     _add_relabel(commands)
     _add_evaluate(commands)
+    _add_continual(commands)
     _add_export(commands)
     info = _command(commands, "info", _info, help="what is installed and which backends would run")
     info.add_argument("--json", action="store_true", help="machine-readable")
@@ -133,7 +136,10 @@ def _add_evaluate(commands: Any) -> None:
     one.add_argument("sets", nargs="+", type=Path, metavar="DIR", help="distilled sets of the same classes")
     one.add_argument("--data", help="test pictures (default: those of the set's built-in source)")
     one.add_argument("--train", help="the real set, for controls (default: the set's built-in source)")
-    one.add_argument("--students", default="conv3", help="names with commas between (default: %(default)s)")
+    one.add_argument(
+        "--students", default="conv3", help="names with commas between, such as conv3,conv3-in,resnet10-in,resnet18-bn "
+        "(-in: instance norm, -bn: batch norm); a table across them is made (default: %(default)s)",
+    )  # fmt: skip
     one.add_argument("--preset", choices=sorted(PROTOCOLS), default="rded", help="recipe (default: %(default)s)")
     one.add_argument("--teacher", default="auto", help="auto (the set's observer), none, or a network's name")
     one.add_argument("--teacher-weights", help="file with the teacher's weights")
@@ -147,6 +153,28 @@ def _add_evaluate(commands: Any) -> None:
     one.add_argument("--json", action="store_true", help="print the report as JSON")
     _add_fields(one.add_argument_group("what is trained and tested"), EvaluationConfig)
     one.set_defaults(fields=_names(EvaluationConfig))
+
+
+def _add_continual(commands: Any) -> None:
+    from ddfast.evaluation.incremental.config import ContinualConfig
+    from ddfast.evaluation.protocols import PROTOCOLS
+
+    text = "class-incremental learning with distilled sets as the memory: classes come in steps; table and figure"
+    one = _command(commands, "continual", _continual, help=text)
+    one.add_argument("sets", nargs="+", type=Path, metavar="DIR", help="distilled sets of the same classes, to compare")
+    one.add_argument("--data", help="test pictures (default: those of the set's built-in source)")
+    one.add_argument("--train", help="the real set, for whitened sets (default: the set's built-in source)")
+    one.add_argument("--students", default="conv3_instance", help="names with commas between (default: %(default)s)")
+    one.add_argument("--preset", choices=sorted(PROTOCOLS), default="dsa", help="recipe (default: %(default)s)")
+    one.add_argument("--out", type=Path, help="output folder (default: DIR_continual)")
+    one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    one.add_argument("--processes", type=int, help="students trained side by side (default: one a core)")
+    one.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
+    one.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
+    one.add_argument("--quiet", action="store_true", help="no progress")
+    one.add_argument("--json", action="store_true", help="print the report as JSON")
+    _add_fields(one.add_argument_group("what is trained and tested"), ContinualConfig)
+    one.set_defaults(fields=_names(ContinualConfig))
 
 
 def _add_reproduce(commands: Any) -> None:
@@ -189,11 +217,20 @@ def _add_fields(group: Any, config_class: type) -> None:
         common = {"dest": f.name, "default": argparse.SUPPRESS, "help": text}
         if bool in (kind, *typing.get_args(kind)):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
+        elif any(typing.get_origin(each) is Mapping for each in (kind, *typing.get_args(kind))):
+            group.add_argument(flag, action="append", type=_pair, metavar="KEY=VALUE", **common)
         elif typing.get_origin(kind) is tuple:
             group.add_argument(flag, type=float, nargs=len(typing.get_args(kind)), **common)
         else:
             plain = next(t for t in (typing.get_args(kind) or (kind,)) if t is not type(None))
             group.add_argument(flag, type=plain, metavar=plain.__name__.upper(), **common)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected KEY=VALUE")
+    return name.replace("-", "_"), value
 
 
 def _distill(arguments: argparse.Namespace) -> int:
@@ -203,6 +240,7 @@ def _distill(arguments: argparse.Namespace) -> int:
     given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
     if "scale" in given:
         given["scale"] = tuple(given["scale"])
+    given = {n: dict(value) if isinstance(value, list) else value for n, value in given.items()}  # of KEY=VALUE
     distill_to(arguments.method, arguments.data, arguments.out, preset=arguments.preset, **given)
     if arguments.json:
         manifest = read_manifest(arguments.out / "manifest.json")
@@ -222,6 +260,21 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         **{name: getattr(arguments, name) for name in passed.split()}, **given,
     )  # fmt: skip
     print(json.dumps(result.report) if arguments.json else f"{result.text()}\n\n{out / 'report.html'}")
+    return 0
+
+
+def _continual(arguments: argparse.Namespace) -> int:
+    from ddfast.evaluation import continual
+    from ddfast.runs import identify_worker
+
+    out = arguments.out or arguments.sets[0].resolve().with_name(arguments.sets[0].resolve().name + "_continual")
+    given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
+    passed = "train students preset device processes resume overwrite quiet"
+    result = continual(
+        arguments.sets, arguments.data, out=out, worker=identify_worker(),
+        **{name: getattr(arguments, name) for name in passed.split()}, **given,
+    )  # fmt: skip
+    print(json.dumps(result.report) if arguments.json else f"{result.text()}\n{out / 'report.html'}")
     return 0
 
 

@@ -48,6 +48,14 @@ class HasNotes(Protocol):
         """JSON values."""
 
 
+@runtime_checkable
+class HasStarts(Protocol):
+    """A matcher of networks that it trains itself, such as experts."""
+
+    def starts(self) -> list[Tensor]:
+        """Their initial weights."""
+
+
 def run_matching(
     method: str, source: Source, out: Path, config: MatchingConfig, options: RunOptions, make_matcher: MakeMatcher,
     observer: Any = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -93,17 +94,17 @@ class MatchingConfig:
 
     def train_student(
         self, net: FlatConvNet, theta: Tensor, images: Tensor, targets: Tensor, *, lr: float | None, epochs: int,
-        stream: str, momentum: Tensor | None = None,
+        stream: str | Sequence[str], momentum: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """A student of ``student_set()`` trained from ``theta``, in tests and between PDD's stages.
 
         Args:
-            net, theta: the architecture and where to start, float32 [P].
+            net, theta: the architecture and where to start, float32 [P], or several networks [K, P].
             images, targets: of `Matcher.student_set`.
             lr: the learned rate, None for the recipe's own.
             epochs: how long.
-            stream: of the draws, with the config's seed.
-            momentum: buffer [P] to go on with and leave updated.
+            stream: of the draws, with the config's seed; for several networks one each.
+            momentum: buffer of theta's shape to go on with and leave updated.
         """
         recipe = FlatRecipe(epochs, STUDENT_LR if lr is None else lr, dsa=self.dsa)
         return train_flat(net, theta, images, targets, recipe, seed=self.seed, stream=stream, momentum=momentum)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # One file or package a method; imported on first use so that `import ddfast.methods` stays cheap.
-_BUILT_IN = ("coreset", "mtt", "rded")
+_BUILT_IN = ("coreset", "mtt", "pdd", "rded")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Method:
     make_matcher: Callable[..., Any] | None = None
 
     def configure(self, preset: str | None, **values: Any) -> Any:
-        """The config of a preset with single values replaced (values that are None keep the preset's).
+        """The config of a preset with single values replaced (None keeps the preset's; mappings are merged).
 
         Raises:
             ValueError: unknown preset; or a value that the config class refuses.
@@ -44,7 +44,11 @@ class Method:
         chosen = dict(self.presets[preset]) if preset else {}
         if preset and "preset" in known:
             chosen["preset"] = preset
-        chosen.update({k: v for k, v in values.items() if v is not None})
+        for name, value in values.items():
+            if isinstance(value, Mapping) and isinstance(chosen.get(name), Mapping):
+                chosen[name] = {**chosen[name], **value}
+            elif value is not None:
+                chosen[name] = value
         return self.config_class(**chosen)
 
 
