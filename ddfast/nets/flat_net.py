@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 
 class FlatNet(Protocol):
-    """An architecture as a function of a flat theta [size]; `FlatConvNet` describes its members."""
+    """An architecture (a dataclass) as a function of a flat theta [size]; `FlatConvNet` describes its members."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def num_classes(self) -> int: ...

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.flat_net import FlatNet
 from ddfast.runs import Ledger, Progress, RunError, Task, identify_worker, open_ledger
 from ddfast.runs.seeds import stream_key
 from ddfast.store import set_fingerprint
@@ -56,7 +56,7 @@ class ExpertConfig:
             raise ValueError(f"lr: got {self.lr!r}, expected a positive number")
 
 
-def expert_identity(net: FlatConvNet, config: ExpertConfig, images: Tensor, pictures: str) -> dict[str, Any]:
+def expert_identity(net: FlatNet, config: ExpertConfig, images: Tensor, pictures: str) -> dict[str, Any]:
     """What decides experts, as JSON values; ``pictures`` is a fingerprint of the pictures as bytes.
 
     Not of the images themselves: whitening differs in the last bits from machine to machine.
@@ -65,7 +65,7 @@ def expert_identity(net: FlatConvNet, config: ExpertConfig, images: Tensor, pict
 
 
 def train_experts(
-    net: FlatConvNet,
+    net: FlatNet,
     images: Tensor,
     labels: Tensor,
     config: ExpertConfig,
@@ -142,7 +142,7 @@ def train_experts(
     return store
 
 
-def _together(net: FlatConvNet, device: torch.device, experts: int) -> int:
+def _together(net: FlatNet, device: torch.device, experts: int) -> int:
     """As many as are faster side by side, but no more than each of the launched workers gets."""
     if fastest_way(net, device) == "loop":
         return 1
@@ -167,7 +167,7 @@ class _Running:
 
 @dataclass
 class _Training:
-    net: FlatConvNet
+    net: FlatNet
     images: Tensor
     labels: Tensor
     config: ExpertConfig
@@ -244,12 +244,12 @@ class _Training:
         self.shown.update(1, f"expert {each.number}, loss {mean:.3f}")
 
 
-def _fresh(net: FlatConvNet, config: ExpertConfig, number: int) -> Tensor:
+def _fresh(net: FlatNet, config: ExpertConfig, number: int) -> Tensor:
     low, high = stream_key(config.seed, f"expert {number}")
     return net.init(torch.Generator().manual_seed((high & 0x7FFFFFFF) << 32 | low))
 
 
-def trained(out: str | Path, net: FlatConvNet) -> TrajectoryStore:
+def trained(out: str | Path, net: FlatNet) -> TrajectoryStore:
     """Finished experts of an architecture.
 
     Raises:

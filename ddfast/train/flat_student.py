@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.flat_net import FlatNet
 from ddfast.runs.seeds import stream_key
 from ddfast.train.adjoint.many_step import ManyStep
 from ddfast.train.adjoint.step import float32
@@ -32,14 +32,14 @@ class FlatRecipe:
     dsa: str = STRATEGY
 
 
-def fresh_theta(net: FlatConvNet, seed: int, stream: str) -> Tensor:
+def fresh_theta(net: FlatNet, seed: int, stream: str) -> Tensor:
     """Initial weights that depend on seed and stream alone."""
     low, high = stream_key(seed, stream)
     return net.init(torch.Generator().manual_seed((high & 0x7FFFFFFF) << 32 | low))
 
 
 def train_flat(
-    net: FlatConvNet,
+    net: FlatNet,
     theta: Tensor,
     images: Tensor,
     labels: Tensor,
@@ -77,7 +77,7 @@ def train_flat(
 
 
 def _train(
-    net: FlatConvNet, thetas: Tensor, images: Tensor, labels: Tensor, recipe: FlatRecipe, seed: int,
+    net: FlatNet, thetas: Tensor, images: Tensor, labels: Tensor, recipe: FlatRecipe, seed: int,
     streams: list[str], velocity: Tensor,
 ) -> Tensor:  # fmt: skip
     step = ManyStep(net)
@@ -100,7 +100,7 @@ def _train(
 
 
 @torch.no_grad()
-def flat_accuracy(net: FlatConvNet, theta: Tensor, images: Tensor, labels: Tensor, batch_size: int = 500) -> float:
+def flat_accuracy(net: FlatNet, theta: Tensor, images: Tensor, labels: Tensor, batch_size: int = 500) -> float:
     """Top-1 in [0, 1] on normalised pictures [n, c, H, W] with classes int64 [n]."""
     right = sum(
         int((net.logits(theta, x).argmax(1) == y).sum())

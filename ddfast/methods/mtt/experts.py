@@ -9,7 +9,7 @@ import torch
 
 from ddfast.methods._options import RunOptions
 from ddfast.methods.mtt.config import MTTConfig
-from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.flat_net import FlatNet
 from ddfast.train.experts import ExpertConfig, train_experts, trained
 from ddfast.train.matching import MatchingData
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore, read_replay_buffers
@@ -66,7 +66,7 @@ def find_experts(
     return store, OWN if store.info.get("pictures") == pictures else OTHERS
 
 
-def _imported(place: Path, net: FlatConvNet, config: MTTConfig, out: Path) -> TrajectoryStore:
+def _imported(place: Path, net: FlatNet, config: MTTConfig, out: Path) -> TrajectoryStore:
     """MTT's files, written into a store of our own, expert by expert; what an earlier call imported is kept."""
     files = sorted(place.glob("replay_buffer_*.pt"))
     if not files:

@@ -47,7 +47,7 @@ class Match:
 
 
 def match_trajectory(
-    net: FlatConvNet,
+    net: FlatNet,
     start: Tensor,
     target: Tensor,
     images: Tensor,
@@ -130,7 +130,7 @@ class _Part(InnerStep):
 
 class _Adjoint:
     def __init__(
-        self, net: FlatConvNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, rate: Tensor,
+        self, net: FlatNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, rate: Tensor,
         steps: Sequence[InnerStep], memory: str, adjoint: str, precision: str, trainable: Tensor | None,
         label_gradient: bool,
     ) -> None:  # fmt: skip
@@ -200,7 +200,7 @@ class _Adjoint:
 
 
 def _through_graph(
-    net: FlatConvNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, rate: Tensor,
+    net: FlatNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, rate: Tensor,
     steps: Sequence[InnerStep], trainable: Tensor | None, label_gradient: bool, *, compiled: bool,
 ) -> Match:  # fmt: skip
     images, rate = images.requires_grad_(), rate.requires_grad_()
@@ -255,7 +255,7 @@ def _chosen(inner: InnerStep, rows: Tensor | None) -> tuple[Tensor, DSADraw | No
 
 
 def _check(
-    net: FlatConvNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, steps: Sequence[InnerStep],
+    net: FlatNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, steps: Sequence[InnerStep],
     unroll: str, memory: str, adjoint: str, precision: str, label_gradient: bool,
 ) -> None:  # fmt: skip
     for name, value, known in (

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.flat_net import FlatNet
 
 
 class Starts(Protocol):
@@ -35,7 +35,7 @@ class MatchingData:
             ``starts[i % len(starts)]`` in iteration i: it may be a tensor, or train each network when it is asked for.
     """
 
-    net: FlatConvNet
+    net: FlatNet
     images: Tensor
     labels: Tensor
     frozen: Tensor

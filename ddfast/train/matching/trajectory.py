@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.flat_net import FlatNet
 from ddfast.runs import seeds
 from ddfast.train.adjoint import InnerStep, match_trajectory
 from ddfast.train.config import NonFiniteLossError
@@ -78,7 +78,7 @@ class TrajectoryMatcher:
     """
 
     def __init__(
-        self, net: FlatConvNet, store: TrajectoryStore, settings: TrajectorySettings, images: Tensor, labels: Tensor,
+        self, net: FlatNet, store: TrajectoryStore, settings: TrajectorySettings, images: Tensor, labels: Tensor,
         *, logits: Tensor | None = None, frozen: Tensor | None = None, frozen_labels: Tensor | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
