@@ -21,30 +21,35 @@ def render(report: Report, sets: Sequence[DistilledSet]) -> str:
         report: see `ddfast.evaluation.schema`.
         sets: the distilled sets, for their contact sheets.
     """
-    style = files("ddfast.evaluation").joinpath("style.css").read_text(encoding="utf-8")
     heading = title(report)
     body = "".join(
         [
             f"<h1>{escape(heading)}</h1><p class='lead'>{escape(lead(report))}</p>",
             _tiles(report),
-            _section("The distilled images", _sheets(report, sets)),
-            _section("Accuracy", tables.accuracy(report)),
-            _section("Training and storage", _curves(report)),
-            _section("Per class", figures.per_class(report)),
-            _section("Across architectures", tables.cross_architecture(report)),
-            _section("Robust scores", tables.scores(report)),
-            _section("Bytes and cost", tables.storage(report) + tables.cost(report)),
-            _section("How it was made", tables.recipe(report)),
+            section("The distilled images", _sheets(report, sets)),
+            section("Accuracy", tables.accuracy(report)),
+            section("Training and storage", _curves(report)),
+            section("Per class", figures.per_class(report)),
+            section("Across architectures", tables.cross_architecture(report)),
+            section("Robust scores", tables.scores(report)),
+            section("Bytes and cost", tables.storage(report) + tables.cost(report)),
+            section("How it was made", tables.recipe(report)),
             _notes(report),
         ]
     )
+    return document(heading, body)
+
+
+def document(heading: str, body: str, spread_over: str = "students") -> str:
+    """A whole page of the HTML ``body``; ``spread_over``: what the deviations of its figures are over."""
+    style = files("ddfast.evaluation").joinpath("style.css").read_text(encoding="utf-8")
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         "<meta name='color-scheme' content='light dark'>"
         f"<title>{escape(heading)}</title><style>{style}</style></head><body><main>{body}"
         "<footer class='small'>Made by ddfast. All accuracies are top-1 on pictures that no student saw; "
-        "± is the sample standard deviation over students.</footer></main></body></html>\n"
+        f"± is the sample standard deviation over {escape(spread_over)}.</footer></main></body></html>\n"
     )
 
 
@@ -128,10 +133,11 @@ def _card(heading: str, inner: str) -> str:
     return f"<div class='card'><h3>{escape(heading)}</h3>{inner}</div>" if inner else ""
 
 
-def _section(heading: str, inner: str) -> str:
+def section(heading: str, inner: str) -> str:
+    """A part of a page with its heading; nothing where there is nothing in it."""
     return f"<section><h2>{escape(heading)}</h2>{inner}</section>" if inner else ""
 
 
 def _notes(report: Report) -> str:
     items = "".join(f"<li>{escape(note)}</li>" for note in report["notes"])
-    return _section("Notes", f"<ul>{items}</ul>" if items else "")
+    return section("Notes", f"<ul>{items}</ul>" if items else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ddfast._types import IMAGENET, Normalization
 from ddfast.data import Source
@@ -87,6 +87,8 @@ class Plan:
     device: str
     threads: int
     decode_workers: int
+    title: ClassVar[str] = "evaluate"
+    unit: ClassVar[str] = "students"
 
     def subject(self, key: str) -> Subject:
         """By its key."""
@@ -138,6 +140,14 @@ class Plan:
         if self.train is not None and asked(self.config.full_data, self.config) and self.config.full_accuracy is None:
             found.insert(0, (FULL, "hard", True))  # the longest first, so that no process is left alone with it
         return found
+
+    def of_task(self, spec: Spec) -> Plan:
+        """The plan as one of its tasks sees it."""
+        return self
+
+    def weight(self, spec: Spec) -> int:
+        """How much work a task is, in ``unit``s."""
+        return 1
 
     def identity(self) -> dict[str, Any]:
         """What decides the results, as JSON: a run may be resumed only with the same."""

@@ -18,7 +18,7 @@ from ddfast.runs import Ledger, Progress, Worker, open_ledger
 from ddfast.train import TrainProgress
 
 CHECKPOINTS = "checkpoints"
-OUTPUTS = ("report.json", "report.html", "teacher*.safetensors", f"{CACHE_FILE}*", CHECKPOINTS)
+OUTPUTS = ("report.json", "report.html", "table.md", "teacher*.safetensors", f"{CACHE_FILE}*", CHECKPOINTS)
 
 
 def run_plan(
@@ -73,21 +73,29 @@ def run_plan(
 def work(plan: Plan, ledger: Ledger, *, quiet: bool = True) -> None:
     """Takes task after task until all are done."""
     specs = {spec.id: spec for spec in plan.specs()}
-    done = ledger.status().done
+    weights = {spec.id: plan.weight(spec) for spec in specs.values()}
     mode = "quiet" if quiet else "auto"
-    with Progress(len(specs), done=done, unit="students", title="evaluate", mode=mode) as progress:
+    begun = _weight_done(ledger, weights)
+    with Progress(sum(weights.values()), done=begun, unit=plan.unit, title=plan.title, mode=mode) as progress:
         for task in ledger.claims(poll=0.2):
             with task:
-                spec = specs[task.id]
+                spec, before = specs[task.id], _weight_done(ledger, weights)
 
-                def show(state: TrainProgress, name: str = task.id) -> None:
+                def show(state: TrainProgress, name: str = task.id, before: int = before) -> None:
                     if state.step == state.steps:
-                        progress.update(0, f"{name}: epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}")
+                        part = weights[name] * state.epoch // (state.epochs + 1)
+                        words = f"{name}: epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}"
+                        progress.update(max(before + part - progress.done, 0), words)
 
                 checkpoint = ledger.root / CHECKPOINTS / f"{spec.id}.pt"
                 task.complete(run_task(plan, spec, show, checkpoint, lambda other: _record(ledger, other)))
-            progress.update(ledger.status().done - progress.done, task.id)
-        progress.update(len(specs) - progress.done)
+            progress.update(max(_weight_done(ledger, weights) - progress.done, 0), task.id)
+        progress.update(progress.total - progress.done)
+
+
+def _weight_done(ledger: Ledger, weights: Mapping[str, int]) -> int:
+    """Work that is finished, by whomever."""
+    return sum(weights[task] for task in ledger.records())
 
 
 def stop(helpers: list[subprocess.Popen[bytes]]) -> None:

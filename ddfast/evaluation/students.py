@@ -13,22 +13,27 @@ from ddfast.nets.observers import load_observer
 from ddfast.nets.resnet_ap import ResNetAP
 from ddfast.runs.seeds import stream_key
 
-_CONVNET = re.compile(r"conv(?:net)?-?(\d)(?:[_-](\w+))?")
+_CONVNET = re.compile(r"conv(?:net)?-?d?(\d)(?:[_-](\w+))?")
 _RESNET_AP = re.compile(r"resnet-?ap-?(\d+)(?:[_-](batch|instance|group|none))?")
 _RESNET = re.compile(r"resnet-?(\d+)(_modified)?(?:[_-](batch|instance|group|none))?")
+_SHORT = {"bn": "batch", "in": "instance", "gn": "group"}
 
 
 def student_name(name: str) -> str:
     """The canonical name: ``ConvNet-3``, ``convnet3`` and ``conv3`` are one student, ``conv3``.
 
     ConvNets and ResNets take a norm behind an underscore (``conv3_instance``, ``resnet18_modified_instance``); batch
-    norm is the default, but instance norm that of ``resnetap10``, IDC's ResNet with average pooling. Other names are
-    torchvision's or timm's, as for observers.
+    norm is the default, but instance norm that of ``resnetap10``, IDC's ResNet with average pooling. In short: ``bn``,
+    ``in``, ``gn`` (``resnet10-in``). ``modified`` ResNets have a 3x3 stem without pooling, for pictures of up to 64
+    pixels. Other names are torchvision's or timm's, as for observers.
 
     Raises:
         ValueError: an unknown norm.
     """
-    text = name.strip().lower()
+    text = name.strip().lower().replace("-modified", "_modified")
+    stem, dash, tail = text[:-3], text[-3:-2], text[-2:]
+    if dash in ("-", "_") and tail in _SHORT:
+        text = f"{stem}_{_SHORT[tail]}"
     if match := _CONVNET.fullmatch(text):
         norm = match[2] or "batch"
         if norm not in NORMS:
@@ -98,6 +103,12 @@ def _build(name: str, num_classes: int, size: int, width: int) -> nn.Module:
         return ResNetAP(int(match[1]), num_classes, size, norm=match[2] or "instance")
     if (match := _RESNET.fullmatch(name)) and int(match[1]) in STAGES:
         stem = "small" if match[2] else "imagenet"
+        if match[3] == "instance" and size <= (8 if match[2] else 32):
+            tip = "" if match[2] else f"; take {name.replace('_instance', '_modified_instance')}"
+            raise ValueError(
+                f"students: {name} has maps of one pixel on pictures of {size} x {size}, of which instance norm leaves "
+                f"nothing{tip}"
+            )
         return BasicResNet(int(match[1]), num_classes, norm=match[3] or "batch", stem=stem)
     try:
         return load_observer(name, num_classes=num_classes, input_size=size, random_weights=True).module

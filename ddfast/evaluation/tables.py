@@ -62,7 +62,7 @@ def cross_architecture(report: Report) -> str:
         cells = "".join(_shaded(cell, low, high) for cell in row["top1"])
         which = f"{escape(names[row['set']])}, {row['labels']} labels"
         body.append(f"<tr><td>{escape(row['observer'])} <em>{which}</em></td>{cells}</tr>")
-    return _table(f"<th>observer, down; student, across</th>{head}", body)
+    return table(f"<th>observer, down; student, across</th>{head}", body)
 
 
 def scores(report: Report) -> str:
@@ -79,8 +79,7 @@ def scores(report: Report) -> str:
     ]
     head = "<th>student</th><th>HLR ↓</th><th>IOR ↑</th><th>LRS ↑</th><th>ARS ↑</th>"
     return (
-        _table(head, body)
-        + "<p class='small' style='margin-top:8px'>DD-Ranking, in fractions: HLR is what hard labels "
+        table(head, body) + "<p class='small' style='margin-top:8px'>DD-Ranking, in fractions: HLR is what hard labels "
         "lose against all real pictures, IOR the gain over as many random ones; LRS = (e<sup>a</sup> − e<sup>−1</sup>) "
         "/ (e − e<sup>−1</sup>) with a = ½ IOR − ½ HLR; ARS the same for the mean gain with and without augmentation. "
         "0.269 means neither gain nor loss.</p>"
@@ -103,7 +102,7 @@ def storage(report: Report) -> str:
         "<th>set</th><th>images</th><th>labels, extras</th><th>in all</th><th>bits per class</th>"
         "<th>a real picture</th><th>IPC-equivalent</th>"
     )
-    return _table(head, body)
+    return table(head, body)
 
 
 def cost(report: Report) -> str:
@@ -123,7 +122,7 @@ def cost(report: Report) -> str:
             f"<td>{row['cost']['seconds']['mean']:.1f}</td></tr>"
         )
     head = "<th>one student</th><th>steps</th><th>FLOPs, student</th><th>FLOPs, teacher</th><th>seconds with tests</th>"
-    return "<div style='height:14px'></div>" + _table(head, body)
+    return "<div style='height:14px'></div>" + table(head, body)
 
 
 def recipe(report: Report) -> str:
@@ -134,7 +133,7 @@ def recipe(report: Report) -> str:
     teacher = one["teacher"]
     items = {
         "recipe": f"{report['protocol']['name']}: {report['protocol']['about']}",
-        "student training": _recipe_text(first["recipe"]),
+        "student training": recipe_text(first["recipe"]),
         "test pictures": (
             f"{report['validation']['name']}, {report['validation']['images']:,} pictures, "
             f"{report['validation']['preparation']}; {report['validation']['unreadable']} unreadable"
@@ -186,7 +185,8 @@ def _best(report: Report) -> str:
     return f" Best of the tests along the way (chosen on test data, not comparable): {escape('; '.join(texts))}."
 
 
-def _table(head: str, body: Sequence[str]) -> str:
+def table(head: str, body: Sequence[str]) -> str:
+    """A card with the cells ``head`` and the rows ``body``, both HTML."""
     rows = "".join(body)
     return f"<div class='card scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
@@ -212,7 +212,8 @@ def _flops(count: int | None) -> str:
     return f"{count / 10**exponent:.1f}·10<sup>{exponent}</sup>"
 
 
-def _recipe_text(values: Mapping[str, Any]) -> str:
+def recipe_text(values: Mapping[str, Any]) -> str:
+    """A recipe's settings in words."""
     order = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "flip", "shift", "factor",
              "cutmix_alpha", "temperature", "bn_twice", "precision")  # fmt: skip
     shown = [f"{key.replace('_', ' ')} {values[key]}" for key in order if key in values]

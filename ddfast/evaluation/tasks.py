@@ -77,6 +77,7 @@ def run_task(
     Raises:
         NonFiniteLossError: names the task, epoch, step and learning rate.
     """
+    plan = plan.of_task(spec)
     subject = plan.subject(spec.subject)
     with torch_threads(plan.threads if plan.device == "cpu" else None):
         pictures = training_pictures(plan, subject, spec)

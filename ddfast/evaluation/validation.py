@@ -33,7 +33,7 @@ class Validation:
     ``targets[c]`` is the source's label of class c; ``per_class`` limits the pictures of a class to the first ones;
     ``cropped`` says that pictures are resized to ``size // 7 * 8`` and centre-cropped (photographs); pictures that are
     arrays already are only resized, and left alone when they fit. ``cache`` is a folder that holds the prepared
-    pictures in a memory-mapped file.
+    pictures of all classes in a memory-mapped file. ``only`` these classes are tested; None for all.
     """
 
     source: Source
@@ -42,12 +42,14 @@ class Validation:
     per_class: int | None = None
     cropped: bool = True
     cache: str | None = None
+    only: tuple[int, ...] | None = None
 
     @property
     def counts(self) -> tuple[int, ...]:
         """Pictures of each class that are tested."""
         found = (self.source.count(label) for label in self.targets)
-        return tuple(n if self.per_class is None else min(n, self.per_class) for n in found)
+        limited = (n if self.per_class is None else min(n, self.per_class) for n in found)
+        return tuple(n if self.only is None or place in self.only else 0 for place, n in enumerate(limited))
 
     def batches(self, batch_size: int = 250, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Prepared pictures uint8 [n, size, size, 3] and classes int64 [n], class by class; unreadable ones left out.
@@ -57,7 +59,7 @@ class Validation:
             workers: decoding threads that work ahead; 0 decodes in the caller's thread.
         """
         if self.cache is not None and (Path(self.cache) / CACHE_FILE).exists():
-            yield from _cached(Path(self.cache), self.size, batch_size)
+            yield from _cached(Path(self.cache), self.size, batch_size, self.only)
             return
         jobs = self._jobs(batch_size)
         if workers == 0:
@@ -190,12 +192,13 @@ def write_cache(validation: Validation, folder: Path, workers: int) -> int:
     return sum(validation.counts) - len(labels)
 
 
-def _cached(folder: Path, size: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _cached(folder: Path, size: int, batch_size: int, only: tuple[int, ...] | None) -> Iterator[tuple[Tensor, Tensor]]:
     labels = torch.tensor(json.loads((folder / f"{CACHE_FILE}.json").read_bytes()), dtype=torch.int64)
     pictures = np.memmap(folder / CACHE_FILE, dtype=np.uint8, mode="r", shape=(len(labels), size, size, 3))
-    for start in range(0, len(labels), batch_size):
+    rows = torch.arange(len(labels)) if only is None else torch.isin(labels, torch.tensor(only)).nonzero()[:, 0]
+    for part in rows.split(batch_size):
         # copied out of the file batch by batch; the system may drop its pages at any time
-        yield torch.from_numpy(np.array(pictures[start : start + batch_size])), labels[start : start + batch_size]
+        yield torch.from_numpy(pictures[part.numpy()]), labels[part]
 
 
 def _resize(image: Tensor, height: int, width: int) -> Tensor:

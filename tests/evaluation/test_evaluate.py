@@ -183,6 +183,20 @@ def test_no_real_set_no_controls() -> None:
     assert any("--train" in note for note in result.report["notes"])
 
 
+def test_norms_are_compared_in_one_table() -> None:
+    asked = "conv3-in,resnet10_modified-in,resnet10_modified-bn,resnet18_modified-in,resnet18_modified-bn"
+    settings = {**SETTINGS, "controls": False, "seeds": 1, "epochs": 1, "curve_points": 1, "val_per_class": 2}
+    result = evaluate(small_set(2), source(2, 2), students=asked, **settings)
+    assert [student["label"] for student in result.report["students"]] == [
+        "ConvNet-3, instance norm (width 8)", "ResNet-10, 3x3 stem, instance norm", "ResNet-10, 3x3 stem",
+        "ResNet-18, 3x3 stem, instance norm", "ResNet-18, 3x3 stem",
+    ]  # fmt: skip
+    (row,) = result.report["cross_architecture"]
+    assert len(row["top1"]) == 5
+    assert all(0 <= cell["mean"] <= 1 for cell in row["top1"])
+    assert "Across architectures" in result.html
+
+
 def test_sets_and_students_make_a_cross_table(tmp_path: Path) -> None:
     one = small_set(3, observer={"name": "conv3"})
     other = small_set(2, observer={"name": "resnet18"})

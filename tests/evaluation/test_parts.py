@@ -97,6 +97,11 @@ def test_flops_are_two_per_multiply_add() -> None:
 def test_students_by_name() -> None:
     names = parse_students("ConvNet-3, convnet4,conv3,resnet18_modified_instance")
     assert names == ("conv3", "conv4", "resnet18_modified_instance")
+    short = parse_students("ConvNetD3-IN,convnet3-bn,resnet10-in,resnet18_bn,ResNet18-modified-in,resnet10-gn,vgg11_bn")
+    assert short == (
+        "conv3_instance", "conv3", "resnet10_instance", "resnet18", "resnet18_modified_instance", "resnet10_group",
+        "vgg11_bn",
+    )  # fmt: skip
     for name in ("conv3_instance", "resnet10", "resnet18", "resnet18_modified", "resnet10_modified_instance"):
         first, again = (build_student(name, 5, 32, seed=1, width=8) for _ in range(2))
         assert first(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
@@ -105,6 +110,8 @@ def test_students_by_name() -> None:
         assert all(p.requires_grad for p in first.parameters())
         batch = [m for m in first.modules() if isinstance(m, nn.BatchNorm2d)]
         assert (not batch) == name.endswith("instance")
+    with pytest.raises(ValueError, match="instance norm leaves nothing; take resnet10_modified_instance"):
+        build_student("resnet10_instance", 5, 32, seed=0)
     with pytest.raises(ValueError, match="resnet18_modified, each with _instance"):
         build_student("resnet9000", 5, 32, seed=0)
     with pytest.raises(ValueError, match="input_size"):

@@ -1,0 +1,159 @@
+"""One call that judges distilled sets as memories: classes come in steps, students are trained and tested anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ddfast.data import open_source
+from ddfast.evaluation.incremental.config import ContinualConfig, seen_counts
+from ddfast.evaluation.incremental.page import render
+from ddfast.evaluation.incremental.plan import ContinualPlan
+from ddfast.evaluation.incremental.report import continual_bytes, make_continual, markdown
+from ddfast.evaluation.inputs import Data, Sets, load_sets, resolve_device, share, test_pictures, training_space
+from ddfast.evaluation.plan import Subject, subject_keys
+from ddfast.evaluation.protocols import protocol
+from ddfast.evaluation.runner import run_plan
+from ddfast.evaluation.storage import measure
+from ddfast.evaluation.students import build_student, parse_students
+from ddfast.evaluation.validation import CACHE_FILE, write_cache
+from ddfast.runs import Worker, atomic_write_bytes, refuse_occupied
+from ddfast.store import DistilledSet
+
+_CACHE_BYTES = 8 << 30
+
+
+@dataclass(frozen=True)
+class Continual:
+    """What came out: ``report`` as `ddfast.evaluation.incremental.report` describes it, ``html`` the page."""
+
+    report: dict[str, Any]
+    html: str
+
+    def text(self) -> str:
+        """The table in Markdown."""
+        return markdown(self.report)
+
+
+@dataclass(frozen=True)
+class _How:
+    train: Data | None
+    device: str
+    processes: int | None
+    worker: Worker | None
+    resume: bool
+    overwrite: bool
+    quiet: bool
+
+
+def continual(
+    distilled: Sets,
+    val: Data | None = None,
+    *,
+    train: Data | None = None,
+    students: str | tuple[str, ...] = ("conv3_instance",),
+    preset: str = "dsa",
+    out: str | Path | None = None,
+    device: str = "auto",
+    processes: int | None = None,
+    worker: Worker | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    **settings: Any,
+) -> Continual:
+    """Class-incremental learning on distilled sets; see `ContinualConfig` for the protocol.
+
+    Every student is a task of its own in a ledger: kill the run at any moment and go on with ``resume``.
+
+    Args:
+        distilled: a `DistilledSet`, the folder of one, or several of the same classes and resolution.
+        val: test pictures, matched by class name; None for sets of built-in sources.
+        train: the real set, for sets of whitened images; None for sets of built-in sources.
+        students: names, as in `ddfast.evaluate`.
+        preset: the recipe, ``dsa`` (the papers'), ``hard_label``, ``rded``, ``fkd`` or ``smoke``.
+        out: folder for ``report.json``, ``report.html``, ``table.md`` and the run's state; None keeps nothing.
+        device, processes, worker, resume, overwrite, quiet: as in `ddfast.evaluate`.
+        **settings: fields of `ContinualConfig`: ``steps``, ``orders``, ``seeds``, ``epochs`` ...
+
+    Raises:
+        TypeError: unknown setting.
+        ValueError: a setting, a folder or the classes do not fit; the message says which and what to do.
+        NonFiniteLossError: a training diverged; the message has task, step and learning rate.
+        ddfast.runs.RunError: ``out`` holds something else, or the disk is full.
+    """
+    known = {f.name for f in dataclasses.fields(ContinualConfig)}
+    if unknown := sorted(set(settings) - known):
+        raise TypeError(f"continual has no setting {unknown[0]!r}; settings: {', '.join(sorted(known))}")
+    config = ContinualConfig(**{"preset": preset, **{k: v for k, v in settings.items() if v is not None}})
+    how = _How(train, device, processes, worker, resume, overwrite, quiet)
+    if out is None:
+        with tempfile.TemporaryDirectory(prefix="ddfast-") as folder:
+            return _run(distilled, val, students, config, Path(folder), how)
+    refuse_occupied(out, resume=resume or (worker or Worker()).count > 1, overwrite=overwrite)
+    return _run(distilled, val, students, config, Path(out), how)
+
+
+def _run(distilled: Sets, val: Data | None, students: Any, config: ContinualConfig, out: Path, how: _How) -> Continual:
+    loaded = load_sets(distilled)
+    first = loaded[0][1]
+    seen_counts(len(first.class_names), config.steps)
+    settings = config.evaluation()
+    validation = test_pictures(first, val, settings)
+    device = resolve_device(how.device)
+    names = parse_students(students)
+    for name in names:
+        width = config.width or protocol(config.preset).width
+        build_student(name, len(first.class_names), int(first.images.shape[1]), seed=0, width=width)
+    notes: list[str] = []
+    subjects = tuple(
+        _subject(key, name, one, config, how.train, notes)
+        for key, (name, one) in zip(subject_keys(len(loaded)), loaded, strict=True)
+    )
+    plan = ContinualPlan(settings, subjects, names, validation, None, device, 1, 0, config)
+    processes, threads = share(len(plan.specs()), how.processes, device)
+    cached = validation.cropped and sum(validation.counts) * validation.size**2 * 3 <= _CACHE_BYTES
+    plan = replace(
+        plan, threads=threads, decode_workers=0 if processes > 1 else min(4, os.cpu_count() or 1),
+        validation=replace(validation, cache=str(out) if cached else None),
+    )  # fmt: skip
+
+    def prepare() -> None:
+        if cached and not (out / CACHE_FILE).exists():
+            write_cache(plan.validation, out, os.cpu_count() or 1)
+
+    records = run_plan(
+        plan, out, worker=how.worker, resume=how.resume, overwrite=how.overwrite, processes=processes, quiet=how.quiet,
+        prepare=prepare,
+    )  # fmt: skip
+    report = json.loads(continual_bytes(make_continual(plan, records, notes)))  # as a reader of the file sees it
+    page = render(report, [subject.distilled for subject in subjects])
+    atomic_write_bytes(out / "report.json", continual_bytes(report))
+    atomic_write_bytes(out / "report.html", page.encode())
+    atomic_write_bytes(out / "table.md", markdown(report).encode())
+    for name in (CACHE_FILE, f"{CACHE_FILE}.json"):
+        (out / name).unlink(missing_ok=True)
+    return Continual(report, page)
+
+
+def _subject(
+    key: str, name: str, distilled: DistilledSet, config: ContinualConfig, train: Data | None, notes: list[str]
+) -> Subject:
+    kind = distilled.manifest.get("space")
+    known = (distilled.manifest.get("source") or {}).get("name")
+    source = None
+    if kind == "zca" and config.preset == "dsa":
+        spec = train if train is not None else "mnist5k" if known == "mnist5k" else None
+        source = None if spec is None else open_source(spec)
+        notes.append(f"{name}: the whitening (ZCA) was fitted to the pictures of all classes, those to come as well.")
+    space = training_space(distilled, source, config.evaluation())
+    if kind is not None and space is None:
+        notes.append(f"{name}: students train on visible pixels; preset dsa takes the images as they were distilled.")
+    if (distilled.manifest.get("method") or "") not in ("coreset", "dm", "dc", "dsa", ""):
+        notes.append(f"{name}: the images were distilled with all classes at hand, not step by step.")
+    return Subject(key, name, distilled, measure(distilled, None), None, (), None, space)
