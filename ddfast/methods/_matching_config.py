@@ -13,6 +13,7 @@ from ddfast.data.space import Space
 from ddfast.methods._options import option
 from ddfast.nets.convnet import NORMS
 from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.flat_net import FlatNet
 from ddfast.train.adjoint.step import PRECISIONS
 from ddfast.train.dsa import STRATEGY, parse_strategy
 from ddfast.train.flat_student import FlatRecipe, train_flat
@@ -59,6 +60,8 @@ class MatchingConfig:
     }  # fmt: skip
     # fields that do not change what comes out
     indifferent: ClassVar[tuple[str, ...]] = ("preset",)
+    # whether the images as they were trained are kept beside their pixels
+    keeps_floats: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in self.counts:
@@ -84,7 +87,7 @@ class MatchingConfig:
         """What decides the result, as JSON values."""
         return {name: value for name, value in asdict(self).items() if name not in self.indifferent}
 
-    def net(self, classes: int) -> FlatConvNet:
+    def net(self, classes: int) -> FlatNet:
         """The architecture that is matched on."""
         return FlatConvNet(classes, self.size, depth=self.depth, width=self.width, norm=self.norm)
 
@@ -93,7 +96,7 @@ class MatchingConfig:
         return space.invert(stored)
 
     def train_student(
-        self, net: FlatConvNet, theta: Tensor, images: Tensor, targets: Tensor, *, lr: float | None, epochs: int,
+        self, net: FlatNet, theta: Tensor, images: Tensor, targets: Tensor, *, lr: float | None, epochs: int,
         stream: str | Sequence[str], momentum: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """A student of ``student_set()`` trained from ``theta``, in tests and between PDD's stages.

@@ -97,7 +97,8 @@ class Problem:
             manifest: entries beside those of the problem (source, seed, normalisation, space).
         """
         made = self.distilled(stored, labels)
-        made.extras = {name: tensor.cpu() for name, tensor in {"trained_images": stored, **extras}.items()}
+        floats = {"trained_images": stored} if self.config.keeps_floats else {}
+        made.extras = {name: tensor.cpu() for name, tensor in {**floats, **extras}.items()}
         made.manifest = {
             "preset": self.config.preset,
             "source": {"name": self.source.name, "fingerprint": self.source.fingerprint()},
