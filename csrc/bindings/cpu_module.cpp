@@ -5,7 +5,9 @@
 
 #include "class_topk/class_topk.h"
 #include "bindings/augment.h"
+#include "bindings/conv.h"
 #include "bindings/crops.h"
+#include "bindings/dsa.h"
 #include "bindings/philox.h"
 #include "bindings/plane.h"
 #include "common/isa.h"
@@ -70,6 +72,8 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("tune_malloc", &tune_malloc);
   bind_crops(m);
   bind_augment(m);
+  bind_conv(m);
+  bind_dsa(m);
   bind_philox(m);
   bind_plane(m);
   m.def("crop_score", &bind_crop_score);

@@ -9,7 +9,9 @@ from __future__ import annotations
 from ddfast.ops._registry import BackendError, available_backends, use_backend
 from ddfast.ops.augment_batch import augment_batch
 from ddfast.ops.class_topk import EMPTY_KEY, class_topk, empty_topk
+from ddfast.ops.conv3x3 import conv3x3
 from ddfast.ops.crop_score import crop_score
+from ddfast.ops.dsa import dsa, dsa_adjoint
 from ddfast.ops.mosaic import mosaic
 from ddfast.ops.multi_crop import multi_crop
 from ddfast.ops.plane_block import plane_block
@@ -21,7 +23,10 @@ __all__ = [
     "augment_batch",
     "available_backends",
     "class_topk",
+    "conv3x3",
     "crop_score",
+    "dsa",
+    "dsa_adjoint",
     "empty_topk",
     "mosaic",
     "multi_crop",

@@ -13,14 +13,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ddfast import ops
 from ddfast.runs import seeds
+from ddfast.train import dsa_rows
+from ddfast.train.dsa_rows import Rows
 
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
 CROP, CUTOUT, SCALE, DEGREES = 0.125, 0.5, 1.2, 15.0
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
+Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,9 @@ class DSADraw:
 def parse_strategy(strategy: str) -> tuple[str, ...]:
     """Operations of ``"color_crop_cutout"``; ValueError names an unknown one."""
     names = tuple(strategy.lower().split("_")) if strategy else ()
-    unknown = [name for name in names if name not in _OPERATIONS]
+    unknown = [name for name in names if name not in _PACKERS]
     if unknown or not names:
-        raise ValueError(f"dsa: got {strategy!r}, expected names among {', '.join(_OPERATIONS)}, joined by underscores")
+        raise ValueError(f"dsa: got {strategy!r}, expected names among {', '.join(_PACKERS)}, joined by underscores")
     return names
 
 
@@ -89,89 +93,57 @@ def draw_dsa(
     return DSADraw(op, torch.from_numpy(_PARAMETERS[op](bits[1:], *size).astype(np.float32)))
 
 
+def pack(draw: DSADraw, size: tuple[int, int]) -> Tensor:
+    """The draw as rows of parameters for `ddfast.ops.dsa` on pictures of ``size``: float64 [n or 1, 13] (CPU).
+
+    Raises:
+        ValueError: an unknown operation.
+    """
+    if draw.op not in _PACKERS:
+        raise ValueError(f"draw: got operation {draw.op!r}, expected one of {', '.join(_PACKERS)}")
+    values = draw.values.double().cpu().numpy()
+    rows = dsa_rows.unchanged(len(values))
+    _PACKERS[draw.op](rows, values, size)
+    return torch.from_numpy(rows)
+
+
 def apply_dsa(images: Tensor, draw: DSADraw) -> Tensor:
     """The batch [n, c, H, W] with the operation applied; same shape and dtype, differentiable in ``images``.
 
     Raises:
         ValueError: an unknown operation, or parameters for another number of pictures.
     """
-    if draw.op not in _OPERATIONS:
-        raise ValueError(f"draw: got operation {draw.op!r}, expected one of {', '.join(_OPERATIONS)}")
-    if len(draw.values) not in (1, len(images)):
-        raise ValueError(f"draw: got parameters of {len(draw.values)} pictures, expected {len(images)} or 1")
-    values = draw.to(images.device).values
-    return _OPERATIONS[draw.op](images, values.expand(len(images), -1))
+    return ops.dsa(images, _fitting(draw, images))
 
 
 def transposed_dsa(g: Tensor, draw: DSADraw | None) -> Tensor:
     """``A^T g`` [n, c, H, W] of the augmentation's linear part A: every operation is affine in the pixels."""
-    if draw is None:
-        return g
-    with torch.enable_grad():
-        x = torch.zeros_like(g).requires_grad_()
-        return torch.autograd.grad(apply_dsa(x, draw), x, g)[0]
+    return g if draw is None else ops.dsa_adjoint(g, _fitting(draw, g))
 
 
-def _color(x: Tensor, values: Tensor) -> Tensor:
-    brightness, saturation, contrast = (each[:, None, None, None].to(x.dtype) for each in values.unbind(1))
-    x = x + brightness
-    mean = x.mean(1, keepdim=True)
-    x = (x - mean) * saturation + mean
-    mean = x.mean((1, 2, 3), keepdim=True)
-    return (x - mean) * contrast + mean
+def _fitting(draw: DSADraw, images: Tensor) -> Tensor:
+    params = pack(draw, (images.shape[2], images.shape[3]))
+    if len(params) not in (1, len(images)):
+        raise ValueError(f"draw: got parameters of {len(params)} pictures, expected {len(images)} or 1")
+    return params.to(images.device, non_blocking=True)
 
 
-def _crop(x: Tensor, values: Tensor) -> Tensor:
-    rows, row_in = _window(x.shape[2], values[:, 0])
-    columns, column_in = _window(x.shape[3], values[:, 1])
-    picture = torch.arange(len(x), device=x.device)[:, None, None]
-    inside = (row_in[:, :, None] & column_in[:, None, :])[:, None]
-    moved = x[picture, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-    return torch.where(inside, moved, 0)
+def _pack_scale(rows: Rows, values: Values, size: tuple[int, int]) -> None:
+    dsa_rows.warp(rows, (values[:, 0], 0, 0, values[:, 1]), size, align_corners=True)
 
 
-def _window(side: int, offset: Tensor) -> tuple[Tensor, Tensor]:
-    source = torch.arange(side, device=offset.device) + offset[:, None].long()
-    return source.clamp(0, side - 1), (source >= 0) & (source < side)
+def _pack_rotate(rows: Rows, values: Values, size: tuple[int, int]) -> None:
+    dsa_rows.warp(rows, dsa_rows.rotation(values[:, 0]), size, align_corners=True)
 
 
-def _cutout(x: Tensor, values: Tensor) -> Tensor:
-    hidden = [_covered(side, values[:, axis]) for axis, side in enumerate(x.shape[2:])]
-    return torch.where((hidden[0][:, :, None] & hidden[1][:, None, :])[:, None], 0, x)
-
-
-def _covered(side: int, centre: Tensor) -> Tensor:
-    """Rows of the square, its indices clamped into the picture one by one: an edge row is hidden even when the square
-    lies beyond the edge."""
-    length = int(side * CUTOUT + 0.5)
-    at = torch.arange(side, device=centre.device)
-    low = (centre.long() - length // 2).clamp(0, side - 1)[:, None]
-    high = (centre.long() - length // 2 + length - 1).clamp(0, side - 1)[:, None]
-    return (at >= low) & (at <= high) if length else torch.zeros(len(centre), side, dtype=torch.bool, device=at.device)
-
-
-def _flip(x: Tensor, values: Tensor) -> Tensor:
-    return torch.where(values[:, 0, None, None, None] > 0.5, x.flip(3), x)
-
-
-def _scale(x: Tensor, values: Tensor) -> Tensor:
-    zero = torch.zeros_like(values[:, 0])
-    return _warp(x, torch.stack([values[:, 0], zero, zero, zero, values[:, 1], zero], 1))
-
-
-def _rotate(x: Tensor, values: Tensor) -> Tensor:
-    cos, sin, zero = values[:, 0].cos(), values[:, 0].sin(), torch.zeros_like(values[:, 0])
-    return _warp(x, torch.stack([cos, -sin, zero, sin, cos, zero], 1))
-
-
-def _warp(x: Tensor, matrix: Tensor) -> Tensor:
-    grid = F.affine_grid(matrix.view(-1, 2, 3).to(x.dtype), list(x.shape), align_corners=True)
-    return F.grid_sample(x, grid, align_corners=True)
-
-
-_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "color": _color, "crop": _crop, "cutout": _cutout, "flip": _flip, "scale": _scale, "rotate": _rotate,
-}  # fmt: skip
+_PACKERS: dict[str, Callable[[Rows, Values, tuple[int, int]], None]] = {
+    "color": lambda rows, values, size: dsa_rows.colour(rows, values),
+    "crop": lambda rows, values, size: dsa_rows.crop(rows, values),
+    "cutout": lambda rows, values, size: dsa_rows.cutout(rows, values, size, CUTOUT),
+    "flip": lambda rows, values, size: dsa_rows.mirror(rows, values[:, 0] > 0.5, size[1]),
+    "scale": _pack_scale,
+    "rotate": _pack_rotate,
+}
 
 
 def _draw_color(bits: np.ndarray, _height: int, _width: int) -> np.ndarray:

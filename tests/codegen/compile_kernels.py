@@ -78,6 +78,12 @@ def cases() -> Iterator[Case]:
         weights = (0.0, False, 1.0, 0.025) if hard else (1.0, True, 0.0, 0.0)
         return lambda: run("soft_label_loss", logits, *teacher, labels, 20.0, *weights, True)
 
+    def siamese(op: str, c: int, side: int, dtype: torch.dtype, packed: bool = False) -> Callable[[], Any]:
+        images = torch.zeros(2, c, side, side, dtype=dtype)
+        images = images.contiguous(memory_format=torch.channels_last) if packed else images
+        params = torch.zeros(2, 13, dtype=torch.float64)
+        return lambda: run(op, images, params, *([True] if op == "dsa" else []))
+
     low = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     for name, dtype in low.items():
         yield f"multi_crop-{name}-planar-112", crop(4, 112, dtype, False)
@@ -87,6 +93,11 @@ def cases() -> Iterator[Case]:
         yield f"crop_score-{name}-5x1000", score(4, 5, 1000, dtype)
         yield f"soft_label_loss-{name}-1000", loss(4, 1000, dtype)
         yield f"soft_label_loss-{name}-1000-top10", loss(4, 1000, dtype, k=10)
+    for op in ("dsa", "dsa_adjoint"):
+        yield f"{op}-fp32-planar-3x32", siamese(op, 3, 32, torch.float32)
+        yield f"{op}-bf16-packed-3x224", siamese(op, 3, 224, torch.bfloat16, True)
+        yield f"{op}-fp16-planar-16x24", siamese(op, 16, 24, torch.float16)
+        yield f"{op}-fp32-1x1", siamese(op, 1, 1, torch.float32)
     yield "multi_crop-fp32-planar-16", crop(4, 16, torch.float32, False)
     yield "multi_crop-bf16-packed-1", crop(1, 1, torch.bfloat16, True)
     yield "augment_batch-bf16-packed-16", views(16, torch.bfloat16, True)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddfast.train.dsa import STRATEGY, DSADraw, apply_dsa, draw_dsa, parse_strategy
+from ddfast import ops
+from ddfast.train.dsa import STRATEGY, DSADraw, apply_dsa, draw_dsa, pack, parse_strategy, transposed_dsa
 
 OPS = STRATEGY.split("_")
 N, H, W = 4, 8, 6
@@ -65,10 +66,25 @@ def test_operations_agree_with_the_formulae(op: str) -> None:
         out = apply_dsa(x, draw)
         values = draw.values.double().numpy()
         truth = np.stack([transcribed(op, x[i].numpy(), values[i]) for i in range(N)])
-        torch.testing.assert_close(out, torch.from_numpy(truth), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(out, torch.from_numpy(truth), rtol=0, atol=1e-12)
         single = apply_dsa(x.float(), draw)
         torch.testing.assert_close(single.double(), out, rtol=1e-4, atol=1e-4)
         assert out.shape == x.shape
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_transposed_and_packed(op: str) -> None:
+    """``transposed_dsa`` is the gradient of ``apply_dsa``, and so are the op's own from packed rows, siamese or not."""
+    for siamese in (False, True):
+        draw = draw_dsa(op, N, (H, W), seed=2, siamese=siamese)
+        x, g = batch().requires_grad_(), batch().flip(0)
+        out = apply_dsa(x, draw)
+        (wanted,) = torch.autograd.grad(out, x, g)
+        assert torch.equal(transposed_dsa(g, draw), wanted)
+        rows = pack(draw, (H, W))
+        assert rows.shape == (1 if siamese else N, 13)
+        assert torch.equal(ops.dsa(batch(), rows), out)
+        assert torch.equal(transposed_dsa(g, None), g)
 
 
 @pytest.mark.parametrize("op", OPS)
