@@ -52,9 +52,9 @@ class DSADraw:
 def parse_strategy(strategy: str) -> tuple[str, ...]:
     """Operations of ``"color_crop_cutout"``; ValueError names an unknown one."""
     names = tuple(strategy.lower().split("_")) if strategy else ()
-    unknown = [name for name in names if name not in _PACKERS]
+    unknown = [name for name in names if name not in PACKERS]
     if unknown or not names:
-        raise ValueError(f"dsa: got {strategy!r}, expected names among {', '.join(_PACKERS)}, joined by underscores")
+        raise ValueError(f"dsa: got {strategy!r}, expected names among {', '.join(PACKERS)}, joined by underscores")
     return names
 
 
@@ -99,11 +99,11 @@ def pack(draw: DSADraw, size: tuple[int, int]) -> Tensor:
     Raises:
         ValueError: an unknown operation.
     """
-    if draw.op not in _PACKERS:
-        raise ValueError(f"draw: got operation {draw.op!r}, expected one of {', '.join(_PACKERS)}")
+    if draw.op not in PACKERS:
+        raise ValueError(f"draw: got operation {draw.op!r}, expected one of {', '.join(PACKERS)}")
     values = draw.values.double().cpu().numpy()
     rows = dsa_rows.unchanged(len(values))
-    _PACKERS[draw.op](rows, values, size)
+    PACKERS[draw.op](rows, values, size)
     return torch.from_numpy(rows)
 
 
@@ -136,7 +136,7 @@ def _pack_rotate(rows: Rows, values: Values, size: tuple[int, int]) -> None:
     dsa_rows.warp(rows, dsa_rows.rotation(values[:, 0]), size, align_corners=True)
 
 
-_PACKERS: dict[str, Callable[[Rows, Values, tuple[int, int]], None]] = {
+PACKERS: dict[str, Callable[[Rows, Values, tuple[int, int]], None]] = {
     "color": lambda rows, values, size: dsa_rows.colour(rows, values),
     "crop": lambda rows, values, size: dsa_rows.crop(rows, values),
     "cutout": lambda rows, values, size: dsa_rows.cutout(rows, values, size, CUTOUT),

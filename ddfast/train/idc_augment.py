@@ -7,13 +7,16 @@ whole is affine in the pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ddfast.train.dsa import DSADraw, apply_dsa, draw_dsa, parse_strategy
+from ddfast import ops
+from ddfast.train import dsa_rows
+from ddfast.train.dsa import PACKERS, Values, draw_dsa, parse_strategy
 
 MATCHING = "color_crop_cutout"
 NET = "color_crop"
@@ -78,30 +81,45 @@ def draw_idc(
     return IDCDraw(tuple(steps), values)
 
 
+def pack_idc(draw: IDCDraw, size: tuple[int, int]) -> Tensor:
+    """The draw as rows of parameters for `ddfast.ops.dsa` on pictures of ``size``: float64 [n or 1, 13] (CPU).
+
+    Raises:
+        ValueError: an unknown operation, or operations in another order than IDC's.
+    """
+    places = []
+    for op in draw.steps:
+        if op not in COLUMNS:
+            raise ValueError(f"draw: got operation {op!r}, expected one of {', '.join(COLUMNS)}")
+        places.append(COLUMNS[op][0])
+    if places != sorted(set(places)):
+        raise ValueError(f"draw: got {', '.join(draw.steps)}, expected flip, color, one of crop, scale, rotate, cutout")
+    values = draw.values.double().cpu().numpy()
+    rows = dsa_rows.unchanged(len(values))
+    for op in reversed(draw.steps):  # a mirror is set after the operation that follows it
+        part = values[:, slice(*COLUMNS[op])]
+        if op in _MATRICES:
+            dsa_rows.warp(rows, _MATRICES[op](part), size, align_corners=False)
+        else:
+            PACKERS[op](rows, part, size)
+    return torch.from_numpy(rows)
+
+
 def apply_idc(images: Tensor, draw: IDCDraw) -> Tensor:
     """The batch [n, c, H, W] with the operations applied; same shape and dtype, differentiable in ``images``.
 
     Raises:
-        ValueError: an unknown operation, or parameters for another number of pictures.
+        ValueError: an unknown operation, operations out of order, or parameters for another number of pictures.
     """
     if len(draw.values) not in (1, len(images)):
         raise ValueError(f"draw: got parameters of {len(draw.values)} pictures, expected {len(images)} or 1")
-    values = draw.to(images.device).values
-    for op in draw.steps:
-        if op not in COLUMNS:
-            raise ValueError(f"draw: got operation {op!r}, expected one of {', '.join(COLUMNS)}")
-        part = values[:, slice(*COLUMNS[op])]
-        images = _warp(images, op, part) if op in ("scale", "rotate") else apply_dsa(images, DSADraw(op, part))
-    return images
+    if not draw.steps:
+        return images
+    params = pack_idc(draw, (images.shape[2], images.shape[3]))
+    return ops.dsa(images, params.to(images.device, non_blocking=True))
 
 
-def _warp(x: Tensor, op: str, values: Tensor) -> Tensor:
-    values = values.expand(len(x), -1).to(x.dtype)
-    zero = torch.zeros_like(values[:, 0])
-    if op == "scale":
-        matrix = torch.stack([values[:, 0], zero, zero, zero, values[:, 1], zero], 1)
-    else:
-        cos, sin = values[:, 0].cos(), values[:, 0].sin()
-        matrix = torch.stack([cos, -sin, zero, sin, cos, zero], 1)
-    grid = F.affine_grid(matrix.view(-1, 2, 3), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)
+_MATRICES: dict[str, Callable[[Values], Any]] = {
+    "scale": lambda values: (values[:, 0], 0, 0, values[:, 1]),
+    "rotate": lambda values: dsa_rows.rotation(values[:, 0]),
+}

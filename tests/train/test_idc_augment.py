@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from ddfast.train.cutmix import apply_cutmix, draw_cutmix, mixed_labels
-from ddfast.train.idc_augment import IDCDraw, apply_idc, draw_idc
+from ddfast.train.dsa import DSADraw, apply_dsa
+from ddfast.train.idc_augment import COLUMNS, IDCDraw, apply_idc, draw_idc, pack_idc
 
 SIZE = (8, 8)
 
@@ -77,6 +78,43 @@ def test_warps_sample_between_pixel_centres(op: str) -> None:
     assert found[2, 0, 0] < 1  # zeros beyond the border
 
 
+def in_turn(x: torch.Tensor, draw: IDCDraw) -> torch.Tensor:
+    """The operations one after the other in plain torch."""
+    for op in draw.steps:
+        v = draw.values[:, slice(*COLUMNS[op])].to(x).expand(len(x), -1)
+        if op == "flip":
+            x = torch.where(v[:, 0, None, None, None] > 0.5, x.flip(3), x)
+        elif op in ("scale", "rotate"):
+            zero = torch.zeros_like(v[:, 0])
+            matrix = [v[:, 0], zero, zero, zero, v[:, -1], zero]
+            if op == "rotate":
+                matrix = [v[:, 0].cos(), -v[:, 0].sin(), zero, v[:, 0].sin(), v[:, 0].cos(), zero]
+            grid = F.affine_grid(torch.stack(matrix, 1).view(-1, 2, 3), list(x.shape), align_corners=False)
+            x = F.grid_sample(x, grid, align_corners=False)
+        else:
+            x = apply_dsa(x, DSADraw(op, draw.values[:, slice(*COLUMNS[op])]))
+    return x
+
+
+@pytest.mark.parametrize("siamese", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_pass_equals_the_operations_in_turn(dtype: torch.dtype, siamese: bool) -> None:
+    seen = set()
+    for size in ((8, 8), (7, 10)):
+        x = torch.randn(4, 3, *size, dtype=dtype, generator=torch.Generator().manual_seed(5)).requires_grad_()
+        g = torch.randn(4, 3, *size, dtype=dtype, generator=torch.Generator().manual_seed(6))
+        for step in range(12):
+            draw = draw_idc("cutout_rotate_scale_crop_color_flip", 4, size, seed=4, step=step, siamese=siamese)
+            seen.add(draw.steps[2])
+            pairs = zip(
+                *((y, *torch.autograd.grad(y, x, g)) for y in (apply_idc(x, draw), in_turn(x, draw))), strict=True
+            )
+            for mine, want in pairs:
+                atol = 1e-12 if dtype == torch.float64 else 2e-5
+                torch.testing.assert_close(mine, want, rtol=0, atol=atol)
+    assert seen == {"crop", "scale", "rotate"}
+
+
 def test_siamese_draws_are_one_for_all_and_affine() -> None:
     x, y = pictures(), pictures().flip(0)
     draw = draw_idc("color_crop_cutout_flip", 4, SIZE, seed=0, step=5, siamese=True)
@@ -125,3 +163,5 @@ def test_what_does_not_fit_is_refused() -> None:
         apply_idc(pictures(), IDCDraw(("flip",), torch.zeros(3, 8)))
     with pytest.raises(ValueError, match="probability 2"):
         draw_cutmix(2, SIZE, seed=0, probability=2)
+    with pytest.raises(ValueError, match="got color, flip, expected flip, color"):
+        pack_idc(IDCDraw(("color", "flip"), torch.zeros(1, 8)), SIZE)
