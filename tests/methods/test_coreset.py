@@ -13,15 +13,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 import ddfast
+from ddfast._types import IMAGENET
 from ddfast.data import open_source
 from ddfast.data.arrays import ArraySource
-from ddfast.data.squares import centre_squares
+from ddfast.data.squares import centre_squares, whole_images
 from ddfast.methods.coreset import pipeline
 from ddfast.methods.coreset.selection import herding, k_center, normalized
 from ddfast.nets.features import Features
+from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.nets.observers import load_observer
 from ddfast.runs import RunError
-from ddfast.store import DistilledSet
+from ddfast.store import DistilledSet, set_fingerprint
+from ddfast.train.experts import ExpertConfig, train_experts
+from ddfast.train.forgetting import ForgettingScores
 from tests.methods.rded_case import files_of, small_net, write_pictures
 
 SIZE = 16
@@ -166,6 +170,47 @@ def test_a_cut_run_goes_on_by_class(
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
 
 
+FORGETTING = {
+    "selection": "forgetting", "observer": None, "forgetting_epochs": 6, "forgetting_width": 8, "dsa": "",
+    "forgetting_networks": 2,
+}  # fmt: skip
+
+
+def test_the_most_forgotten_pictures(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = run(pictures, tmp_path / "made", **FORGETTING)
+    source = open_source(pictures)
+    images, labels = whole_images(source, SIZE, 14)
+    net = FlatConvNet(4, SIZE, depth=2, width=8)
+    x = ((images / 255 - torch.tensor(IMAGENET.mean)) / torch.tensor(IMAGENET.std)).permute(0, 3, 1, 2).contiguous()
+    digest = set_fingerprint(images, labels)
+    train_experts(
+        net, x, labels, ExpertConfig(2, 6, dsa=""), tmp_path / "own", pictures=digest, forgetting=True, quiet=True
+    )
+    mean = ForgettingScores.load(tmp_path / "own").mean.tolist()
+    assert len(set(mean)) > 2
+    for label in range(4):
+        rows = sorted(range(14 * label, 14 * label + 14), key=lambda row: (-mean[row], row))[:3]
+        cells = [entry["cells"][0] for entry in made.manifest["images"] if entry["label"] == label]
+        assert [cell["sample"] for cell in cells] == [source.sample_id(label, row % 14) for row in rows]
+        assert [cell["score"] for cell in cells] == [mean[row] for row in rows]
+    kept = sorted(path.name for path in (tmp_path / "made").iterdir() if not path.name.startswith("0"))
+    assert kept == ["forgetting.safetensors", "manifest.json", "records.json", "run.json"]
+    for scores in (tmp_path / "own", tmp_path / "made" / "forgetting.safetensors"):
+        read = run(pictures, tmp_path / f"from_{scores.name}", **FORGETTING, scores=str(scores))
+        assert torch.equal(read.images, made.images)
+    other = write_pictures(tmp_path / "other", 4, 14, seed=9)
+    with pytest.raises(RunError, match="scores of pictures"):
+        run(other, tmp_path / "wrong", **FORGETTING, scores=str(tmp_path / "own"))
+    with pytest.raises(FileNotFoundError, match="scores: no file"):
+        run(pictures, tmp_path / "none", **FORGETTING, scores=str(tmp_path / "nowhere"))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "take", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(pictures, tmp_path / "cut", **FORGETTING)
+    run(pictures, tmp_path / "cut", **FORGETTING, resume=True)
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "made")
+
+
 @pytest.mark.parametrize("selection", ["random", "herding"])
 def test_unreadable_pictures_are_passed_over(tmp_path: Path, selection: str) -> None:
     root = write_pictures(tmp_path / "train", 2, 5)
@@ -191,7 +236,7 @@ def test_unreadable_pictures_are_passed_over(tmp_path: Path, selection: str) -> 
         ({"observer": None}, "observer: none given; name a"),
         ({"ipc": 15}, "needs 15 pictures of each class, but 4 of 4"),
         ({"selection": "best"}, "random, herding, k-center, forgetting"),
-        ({"selection": "forgetting"}, "scores: none given"),
+        ({"selection": "forgetting", "forgetting_epochs": 0}, "forgetting_epochs: got 0"),
         ({"scores": "x.json"}, "herding has no use for them"),
         ({"normalize": "l1"}, "normalize: got 'l1'"),
         ({"size": 0}, "size: got 0"),

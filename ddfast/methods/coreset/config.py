@@ -7,6 +7,7 @@ from typing import Any
 
 from ddfast.methods._options import option
 from ddfast.methods._output import FORMATS
+from ddfast.train.dsa import parse_strategy
 
 SELECTIONS = ("random", "herding", "k-center", "forgetting")
 NORMALIZE = ("none", "l2")
@@ -20,9 +21,11 @@ class CoresetConfig:
     greedy form of iCaRL, Rebuffi et al., CVPR 2017): pick t is the picture that brings the mean feature of the t picks
     nearest to the mean of the class. ``k-center`` (Gonzalez 1985; Sener & Savarese, ICLR 2018): the first pick is the
     picture nearest to the mean of its class, each next one the picture farthest from all picks. ``forgetting`` (Toneva
-    et al., ICLR 2019): the pictures forgotten most often in a training. Features are what the last linear layer of the
-    observer reads, from the largest centred square of a picture; distances are Euclidean, in float64. Pictures are
-    taken once, and of equals the first.
+    et al., ICLR 2019): the pictures that a training forgets most often, those it never learns before all; counted in
+    a training of ConvNets on all pictures at ``size``, or read from ``scores``.
+
+    Features are what the last linear layer of the observer reads, from the largest centred square of a picture;
+    distances are Euclidean, in float64. Pictures are taken once, and of equals the first.
     """
 
     selection: str = option("herding", "random, herding, k-center or forgetting")
@@ -33,14 +36,18 @@ class CoresetConfig:
     random_weights: bool = option(False, "untrained observer")
     input_size: int | None = option(None, "side of the observer's input (default: size)")
     normalize: str = option("none", "features as they are (none), or each divided by its length (l2), as iCaRL does")
-    scores: str | None = option(None, "file of forgetting scores of this source, for forgetting")
+    scores: str | None = option(None, "forgetting: file of scores of all pictures at this size (default: count them)")
+    forgetting_networks: int = option(1, "forgetting: networks to count in, of which the mean is taken")
+    forgetting_epochs: int = option(50, "forgetting: epochs of each")
+    forgetting_width: int = option(128, "forgetting: their channels")
+    dsa: str = option("flip_crop", "forgetting: augmentations of their training, one drawn a batch; empty for none")
     seed: int = option(0, "seed of the random choice, and of an observer that is trained first")
     format: str = option("png", "png (lossless files), folder (JPEG files) or safetensors")
     jpeg_quality: int = option(75, "JPEG quality of the folder format")
     preset: str | None = option(None, "name of the preset these settings came from", cli=False)
 
     def __post_init__(self) -> None:
-        for name in ("ipc", "size", "input_size"):
+        for name in ("ipc", "size", "input_size", "forgetting_networks", "forgetting_epochs", "forgetting_width"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: got {value}, expected 1 or more")
@@ -51,8 +58,8 @@ class CoresetConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if not 1 <= self.jpeg_quality <= 95:
             raise ValueError(f"jpeg_quality: got {self.jpeg_quality}, expected 1 to 95 (format png is lossless)")
-        if self.selection == "forgetting" and self.scores is None:
-            raise ValueError("scores: none given, but selection forgetting needs a file of forgetting scores")
+        if self.dsa:
+            parse_strategy(self.dsa)
         if self.selection != "forgetting" and self.scores is not None:
             raise ValueError(f"scores: got {self.scores}, but selection {self.selection} has no use for them")
 
@@ -67,5 +74,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cifar100": {"size": 32, "observer": "train:conv3"},
     "tinyimagenet": {"size": 64, "observer": "train:conv4"},
     "imagenet-1k": {"size": 224, "observer": "resnet18", "format": "folder"},
-    "smoke": {"size": 32, "ipc": 5, "observer": "train:conv3"},
+    "smoke": {
+        "size": 32,
+        "ipc": 5,
+        "observer": "train:conv3",
+        "forgetting_epochs": 5,
+        "forgetting_width": 32,
+        "dsa": "",
+    },
 }

@@ -19,18 +19,19 @@ from ddfast.data.space import CIFAR
 from ddfast.methods._observer import observer_names, open_observer
 from ddfast.methods._options import RunOptions
 from ddfast.methods._output import class_tasks, finish_classes, image_format
-from ddfast.methods.coreset import selection
+from ddfast.methods.coreset import forgetting, selection
 from ddfast.methods.coreset.config import CoresetConfig
 from ddfast.methods.coreset.pictures import draw_squares, take
 from ddfast.nets.features import Features
 from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, Task, open_ledger, refuse_occupied, seeds
+from ddfast.runs.folder import DEFAULT_OUTPUTS
 from ddfast.store import Cell, assemble_manifest, class_files, class_record
 
 BATCH = 128
 """Pictures of a forward; a constant, since the last bits of features may depend on it."""
-Order = Callable[[int], tuple[NDArray[np.int64], NDArray[np.float64]]]
-"""Positions of a class, best first, with their scores."""
+Order = Callable[[int], tuple[NDArray[np.int64], NDArray[np.float64], list[tuple[str, str]]]]
+"""Positions of a class, best first, with their scores; and (sample, reason) of pictures known to be unreadable."""
 
 
 def run(source: Source, out: Path, config: CoresetConfig, options: RunOptions, given: Any = None) -> None:
@@ -43,17 +44,21 @@ def run(source: Source, out: Path, config: CoresetConfig, options: RunOptions, g
     """
     refuse_occupied(out, resume=options.resume, overwrite=options.overwrite)
     require_images(source, config.ipc, f"ipc={config.ipc}")
-    order = None if config.by_features else _order(source, config)
-    observer = open_observer(source, config, options, given, input_size=config.input_size) if order is None else None
+    observer = None
+    if config.by_features:
+        observer = open_observer(source, config, options, given, input_size=config.input_size)
     settings = _settings(source, config, observer)
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     stream = open_stream(options.stream, workers=workers, device=options.torch_device())
     try:
         with open_ledger(
-            out, class_tasks(source), settings, resume=options.resume, overwrite=options.overwrite
-        ) as ledger:
+            out, class_tasks(source), settings, resume=options.resume, overwrite=options.overwrite,
+            outputs=(*DEFAULT_OUTPUTS, forgetting.FOLDER),
+        ) as ledger:  # fmt: skip
             if not ledger.finished():
+                order = None if config.by_features else _order(source, stream, config, options, out)
                 _Run(source, stream, config, options, ledger, observer, order).all()
+            forgetting.keep_scores(out)
             finish_classes(
                 ledger, out, source.class_names, config.format,
                 lambda records: _manifest(records, source, config, observer, settings, exact=stream.exact),
@@ -95,8 +100,8 @@ class _Run:
 
     def _by_order(self, progress: Progress, order: Order) -> None:
         for label in self._claimed():
-            positions, scores = order(label)
-            self._write(label, positions, dict(zip(positions.tolist(), scores.tolist(), strict=True)), [])
+            positions, scores, failures = order(label)
+            self._write(label, positions, dict(zip(positions.tolist(), scores.tolist(), strict=True)), failures)
             progress.update(self.config.ipc, self.source.class_names[label])
 
     def _by_features(self, progress: Progress) -> None:
@@ -178,15 +183,16 @@ class _Run:
             )
 
 
-def _order(source: Source, config: CoresetConfig) -> Order:
-    if config.selection == "random":
+def _order(source: Source, stream: Stream, config: CoresetConfig, options: RunOptions, out: Path) -> Order:
+    if config.selection == "forgetting":
+        found = forgetting.find_forgotten(source, stream, config, options, out)
+        return lambda label: (*found.order(label), found.failures[label])
 
-        def shuffled(label: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-            order = seeds.permutation(config.seed, "coreset/random", label, source.count(label))
-            return order, np.zeros(len(order))
+    def shuffled(label: int) -> tuple[NDArray[np.int64], NDArray[np.float64], list[tuple[str, str]]]:
+        order = seeds.permutation(config.seed, "coreset/random", label, source.count(label))
+        return order, np.zeros(len(order)), []
 
-        return shuffled
-    raise ValueError("selection: forgetting is not built in")
+    return shuffled
 
 
 def _settings(source: Source, config: CoresetConfig, observer: Observer | None) -> dict[str, Any]:
@@ -196,6 +202,7 @@ def _settings(source: Source, config: CoresetConfig, observer: Observer | None) 
         "config": _config_json(config),
         "source": {"name": source.name, "fingerprint": source.fingerprint()},
         "observer": None if observer is None else {"name": observer.name, "weights": observer.weights},
+        "scores": forgetting.scores_sha256(config),
     }
 
 
@@ -232,5 +239,5 @@ def _manifest(
         normalization=normalization,
         image_format=image_format(config.format, config.jpeg_quality),
     )  # fmt: skip
-    described["selection"] = {"kind": config.selection, "normalize": config.normalize, "exact_pixels": exact}
+    described["selection"] = {"kind": config.selection, "exact_pixels": exact, "scores": settings["scores"]}
     return described
