@@ -228,6 +228,7 @@ def _subjects(
             raise ValueError(f"labels: got them with {len(loaded)} sets, expected one set")
         store = store or LabelStore.open(Path(str(options.labels)))
         _, one = loaded[0]
+        one = one.decoded()
         store.check({"set": set_fingerprint(one.images, one.labels)})
     for key, (name, distilled) in zip(subject_keys(len(loaded)), loaded, strict=True):
         targets: tuple[int, ...] = ()

@@ -48,7 +48,8 @@ class Subject:
         """What a recipe depends on."""
         factor = (self.distilled.manifest.get("config") or {}).get("factor") or 1
         classes, size = len(self.distilled.class_names), int(self.distilled.images.shape[1])
-        return Case(student, classes, self.distilled.ipc, size, int(factor), len(self.distilled))
+        times = len(self.distilled.formation.sources(1))
+        return Case(student, classes, times * self.distilled.ipc, size, int(factor), times * len(self.distilled))
 
 
 @dataclass(frozen=True)

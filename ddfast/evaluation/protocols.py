@@ -26,7 +26,7 @@ class EvaluationConfig:
 
     seeds: int = setting(3, "students of each kind; mean and standard deviation are over them")
     seed: int = setting(0, "seed of initial weights, order, augmentation and random subsets")
-    preset: str = setting("rded", "training recipe: rded, fkd, hard_label, dsa or smoke", cli=False)
+    preset: str = setting("rded", "training recipe: rded, fkd, hard_label, dsa, idc or smoke", cli=False)
     controls: bool = setting(True, "also train on random real pictures, at equal images and at equal bytes")
     byte_control: bool = setting(True, "among the controls, random pictures of equal bytes; they may be thousands")
     hard: bool = setting(True, "also train with hard labels where there are soft ones")
@@ -94,12 +94,12 @@ def student_config(config: EvaluationConfig, case: Case, *, augmented: bool = Tr
         k: getattr(config, k) for k in ("epochs", "batch_size", "lr") if getattr(config, k) is not None
     }
     if config.epochs is not None and recipe.milestones:
-        given["milestones"] = tuple(max(1, epoch * config.epochs // recipe.epochs) for epoch in recipe.milestones)
+        given["milestones"] = tuple(max(1, round(epoch * config.epochs / recipe.epochs)) for epoch in recipe.milestones)
     recipe = replace(recipe, **given, seed=seed)
     recipe = replace(recipe, batch_size=min(recipe.batch_size, case.count))
     if augmented:
         return recipe
-    return replace(recipe, shift=0, flip=False, factor=1, crop=None, cutmix_alpha=0.0, dsa="")
+    return replace(recipe, shift=0, flip=False, factor=1, crop=None, cutmix_alpha=0.0, dsa="", idc="", cutmix_share=0.0)
 
 
 def full_config(config: EvaluationConfig, images: int, seed: int) -> TrainConfig:
@@ -155,6 +155,11 @@ PROTOCOLS = {
         "dsa",
         "that of DC, DSA and MTT: SGD, 1000 epochs, rate / 10 halfway, differentiable Siamese augmentation",
         _paper("dsa"),
+    ),
+    "idc": Protocol(
+        "idc",
+        "IDC's (arXiv 2205.14959): SGD, 1000 epochs, rate x 0.2 after 2/3 and 5/6, its augmentation, CutMix",
+        _paper("idc"),
     ),
     "fkd": Protocol(
         "fkd",

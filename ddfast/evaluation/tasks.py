@@ -124,7 +124,8 @@ def training_pictures(plan: Plan, subject: Subject, spec: Spec) -> Subset:
     """The pictures a task trains on; a control's draw differs from seed to seed."""
     distilled = subject.distilled
     if spec.images == DISTILLED:
-        return Subset(distilled.images, distilled.labels, subject.storage.total)
+        made = distilled.decoded()
+        return Subset(made.images, made.labels, subject.storage.total)
     if plan.train is None:
         raise ValueError(f"train: {spec.images} needs the real set; give it with --train")
     size = int(distilled.images.shape[1])

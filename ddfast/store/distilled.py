@@ -32,6 +32,7 @@ from ddfast.store.files import (
     threads,
     write_tensors,
 )
+from ddfast.store.formation import Formation, decode_bytes
 from ddfast.store.layout import image_name, scan_folder
 from ddfast.store.manifest import (
     FORMAT,
@@ -101,6 +102,29 @@ class DistilledSet:
         """What students should use, from the manifest; None if unknown."""
         return normalization_from_json(self.manifest.get("normalization"))
 
+    @property
+    def formation(self) -> Formation:
+        """How the images are decoded before students train on them, from the manifest; into themselves if unknown."""
+        return Formation.from_json(self.manifest.get("formation"))
+
+    def decoded(self) -> DistilledSet:
+        """The set that students train on: itself, or with a `formation` more images, each of a part of a stored one.
+
+        Labels and per-image entries of extras (``soft_logits``) and manifest go along; bytes are those of the stored
+        set and are left out.
+        """
+        if self.formation.factor == 1:
+            return self
+        images, sources = decode_bytes(self.images.cpu(), self.formation)
+        extras = {name: extra for name, extra in self.extras.items() if name != "trained_images"}
+        if "soft_logits" in extras:
+            extras["soft_logits"] = extras["soft_logits"][sources]
+        manifest = {key: value for key, value in self.manifest.items() if key not in ("formation", "bytes", "storage")}
+        for key in ("images", "stages"):
+            if len(manifest.get(key) or ()) == len(self):
+                manifest[key] = [manifest[key][place] for place in sources.tolist()]
+        return DistilledSet(images, self.labels[sources], self.class_names, manifest, extras)
+
     def __repr__(self) -> str:
         height, width = self.images.shape[1:3]
         method, source = self.manifest.get("method"), (self.manifest.get("source") or {}).get("name")
@@ -126,7 +150,8 @@ class DistilledSet:
         Raises:
             ValueError: ``kind`` is neither.
         """
-        return DistilledDataset(self.images, self.labels, self.class_names, transform, kind)
+        made = self.decoded()
+        return DistilledDataset(made.images, made.labels, self.class_names, transform, kind)
 
     def dataloader(
         self, batch_size: int = 50, *, augment: bool = True, shuffle: bool = True, **options: Any
@@ -147,8 +172,9 @@ class DistilledSet:
         """
         from ddfast.store.loader import make_loader
 
+        made = self.decoded()
         return make_loader(
-            self.images, self.labels, self.manifest, self.normalization, batch_size, augment=augment, shuffle=shuffle,
+            made.images, made.labels, self.manifest, self.normalization, batch_size, augment=augment, shuffle=shuffle,
             **options,
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 KINDS = ("single", "multi", "bound")
+_PART = 256
 PADDING = 0.5  # of a side that the factor does not divide, in [0, 1] pixels
 
 
@@ -91,6 +92,20 @@ class Formation:
             )
         parts = [_zoomed(images[first : first + n], factor) for factor, first, n in self.parts(len(images))]
         return torch.cat(parts) if parts else images
+
+
+def decode_bytes(images: Tensor, formation: Formation) -> tuple[Tensor, Tensor]:
+    """Pictures uint8 [m, H, W, 3] decoded from uint8 [n, H, W, 3], rounded, and the stored one of each, int64 [m].
+
+    The images are decoded in parts of 256, one part after the other.
+    """
+    decoded, sources = [images[:0]], [torch.empty(0, dtype=torch.int64)]
+    for start in range(0, len(images), _PART):
+        part = images[start : start + _PART]
+        pixels = formation.decode(part.permute(0, 3, 1, 2).float() / 255) * 255
+        decoded.append(pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1))
+        sources.append(formation.sources(len(part)) + start)
+    return torch.cat(decoded), torch.cat(sources)
 
 
 def _zoomed(images: Tensor, factor: int) -> Tensor:

@@ -1,6 +1,6 @@
 """``manifest.json``: what a distilled set is, where every patch came from, and how many bytes it takes.
 
-Keys (all are there; null where nothing is known)
+Keys (all are there but those that may be absent; null where nothing is known)
 
     format            "ddfast.distilled"
     schema_version    1
@@ -19,6 +19,7 @@ Keys (all are there; null where nothing is known)
     images            one entry an image, in the set's order: {file, label, cells: [{sample, box, score}]}
                       box is [top, left, height, width] in pixels of the source image; score is the observer's loss, a
                       number or "inf", "-inf", "nan"
+    formation         {factor, kind, cap} of images that are decoded before students train on them; may be absent
     failures          [{label, sample, reason}], source files that were skipped
 """
 

@@ -17,9 +17,9 @@ class TrainConfig:
     """What decides the result of a training; ``lr`` is the peak of the schedule, ``shift`` is in pixels.
 
     ``nesterov`` and ``momentum`` are SGD's. ``decay_all`` decays biases and norms too, as plain ``torch.optim.SGD`` on
-    all parameters does. With ``schedule="milestones"`` the rate is divided by ten from each epoch in ``milestones`` on
-    (counted from 0), where ``reset_momentum`` also starts the momentum anew. ``ema`` is the decay per step of an
-    exponential moving average of the weights, which is then what is tested and returned; 0 switches it off.
+    all parameters does. With ``schedule="milestones"`` the rate is multiplied by ``drop`` from each epoch in
+    ``milestones`` on (counted from 0), where ``reset_momentum`` also starts the momentum anew. ``ema`` is the decay per
+    step of an exponential moving average of the weights, which is then what is tested and returned; 0 switches it off.
     """
 
     epochs: int = 10
@@ -36,6 +36,7 @@ class TrainConfig:
     nesterov: bool = True
     decay_all: bool = False
     milestones: tuple[int, ...] = ()
+    drop: float = 0.1
     reset_momentum: bool = False
     ema: float = 0.0
 
@@ -52,6 +53,8 @@ class TrainConfig:
                 raise ValueError(f"{name}: got {count!r}, expected 1 or more")
         if not self.lr > 0:
             raise ValueError(f"lr: got {self.lr!r}, expected a positive number")
+        if not 0 < self.drop <= 1:
+            raise ValueError(f"drop: got {self.drop!r}, expected a factor in (0, 1]")
         if self.shift < 0:
             raise ValueError(f"shift: got {self.shift!r}, expected a number of pixels, 0 or more")
         if not 0 <= self.ema < 1:

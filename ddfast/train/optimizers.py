@@ -71,7 +71,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def step_rate(config: TrainConfig, epoch: int, step: int, steps: int) -> float:
     """Learning rate of a step (from 0) of an epoch (from 0) of ``steps`` steps."""
     if config.schedule == MILESTONES:
-        return milestone_rate(config.lr, epoch, config.milestones)
+        return milestone_rate(config.lr, epoch, config.milestones, factor=config.drop)
     if config.schedule == "half_cosine":  # RDED steps it once an epoch
         return learning_rate(config.schedule, config.lr, epoch / config.epochs)
     return learning_rate(config.schedule, config.lr, (epoch * steps + step) / (config.epochs * steps))

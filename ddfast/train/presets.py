@@ -5,6 +5,8 @@
 ``fkd``         SRe2L and its successors (Yin et al., NeurIPS 2023, arXiv 2306.13092): stored soft labels of crops of 8
                 to 100 % of the area, flip, CutMix; AdamW, cosine.
 ``hard_label``  SGD with momentum, cosine, flips and shifts, cross-entropy: for sets that are judged without a teacher.
+``idc``         IDC (Kim et al., ICML 2022, arXiv 2205.14959): SGD 0.01, rate times 0.2 after 2/3 and 5/6 of the epochs,
+                its augmentation, CutMix of half of the batches, cross-entropy.
 ``dsa``         DC, DSA, DM and MTT (Zhao et al. 2021, arXiv 2102.08259; Cazenavette et al. 2022, arXiv 2203.11932): SGD
                 0.01, rate divided by ten after half of the epochs, DSA augmentation, cross-entropy.
 """
@@ -17,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ddfast.train.dsa import STRATEGY
+from ddfast.train.idc_augment import STUDENT
 from ddfast.train.student import StudentConfig
 
 # AdamW's rate by architecture, from RDED's program; the ConvNets and ResNets that it does not know take the ConvNets'
@@ -133,6 +136,14 @@ def dsa_preset(case: Case, *, epochs: int = 1000, lr: float = 0.01) -> StudentCo
     return replace(config, batch_size=min(config.batch_size, case.count))
 
 
+def _idc(case: Case) -> StudentConfig:
+    return StudentConfig(
+        epochs=1000, batch_size=64, optimizer="sgd", lr=0.01, momentum=0.9, nesterov=False, weight_decay=5e-4,
+        decay_all=True, schedule="milestones", milestones=(2000 // 3, 5000 // 6), drop=0.2, flip=False, factor=1,
+        cutmix_alpha=0.0, temperature=1.0, bn_twice=False, idc=STUDENT, cutmix_share=0.5,
+    )  # fmt: skip
+
+
 PRESETS: dict[str, Callable[[Case], StudentConfig]] = {
-    "rded": _rded, "fkd": _fkd, "hard_label": _hard_label, "dsa": _dsa,
+    "rded": _rded, "fkd": _fkd, "hard_label": _hard_label, "dsa": _dsa, "idc": _idc,
 }  # fmt: skip

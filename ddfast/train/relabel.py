@@ -67,7 +67,7 @@ def relabel(
     workers on the same folder share the epochs.  On one kind of machine they give the same bytes.
 
     Args:
-        distilled: the set.
+        distilled: the set; images that students get decoded are decoded first.
         teachers: observers in eval mode; their logits are averaged.
         out: folder for the labels.
         view: what a training view is (`view_of` gives RDED's); None for one label an image, of the plain image.
@@ -97,6 +97,7 @@ def relabel(
     """
     if view is None and epochs != 1:
         raise ValueError(f"epochs: got {epochs} without a view, expected 1: the labels of plain images never change")
+    distilled = distilled.decoded()
     images = distilled.images.to(device)
     replay = _replay(distilled, view, seed, batch_size, order)
     layout = LabelLayout(
@@ -174,7 +175,7 @@ def relabel_folder(
     worker = identify_worker()
     joins = bool(settings.get("resume")) or worker.index > 0
     refuse_occupied(out, resume=joins, overwrite=bool(settings.get("overwrite")))
-    distilled = DistilledSet.load(path)
+    distilled = DistilledSet.load(path).decoded()
     chosen = {
         **preset(preset_name, distilled),
         **{name: value for name, value in settings.items() if value is not None},

@@ -15,7 +15,9 @@ from ddfast._types import IMAGENET, Normalization
 from ddfast.nets.checkpoints import fingerprint
 from ddfast.store import LabelStore, TopKLabels, set_fingerprint
 from ddfast.train import augment, loop
+from ddfast.train.cutmix import apply_cutmix, draw_cutmix
 from ddfast.train.dsa import apply_dsa, draw_dsa, parse_strategy
+from ddfast.train.idc_augment import apply_idc, draw_idc
 from ddfast.train.loop import Batch, LoopOptions, Objective, OnProgress, TrainConfig, TrainReport
 from ddfast.train.replay import Replay
 from ddfast.train.supervised import check_set, to_best_format
@@ -28,8 +30,9 @@ class StudentConfig(TrainConfig):
 
     ``factor`` is the mosaic's: strips are shuffled and crops cover at least 1/factor of the area; with factor 1 both
     are the identity. ``crop`` is the range of area shares of the crops where it is another. ``dsa`` is a strategy of
-    `ddfast.train.dsa`, applied after everything else; "" for none. ``parity`` runs RDED's own program with its own
-    draws (`ddfast.train.parity`), slowly. ``bn_twice`` reproduces the original's second
+    `ddfast.train.dsa`, applied after everything else; "" for none. ``idc`` is one of `ddfast.train.idc_augment` in its
+    stead, and ``cutmix_share`` the share of batches with CutMix after it, as IDC's students have. ``parity`` runs
+    RDED's own program with its own draws (`ddfast.train.parity`), slowly. ``bn_twice`` reproduces the original's second
     batch-norm update a step (a throw-away forward of the same batch) through the momentum 1 - (1 - m)**2, without the
     forward.
     """
@@ -47,6 +50,8 @@ class StudentConfig(TrainConfig):
     bn_twice: bool = True
     crop: tuple[float, float] | None = None
     dsa: str = ""
+    idc: str = ""
+    cutmix_share: float = 0.0
     parity: bool = False
 
     def __post_init__(self) -> None:
@@ -57,8 +62,15 @@ class StudentConfig(TrainConfig):
             raise ValueError(f"cutmix_alpha: got {self.cutmix_alpha!r}, expected 0 (off) or a positive number")
         if not self.temperature > 0:
             raise ValueError(f"temperature: got {self.temperature!r}, expected a positive number")
-        if self.dsa:
-            parse_strategy(self.dsa)
+        for strategy in filter(None, (self.dsa, self.idc)):
+            parse_strategy(strategy)
+        if not 0 <= self.cutmix_share <= 1:
+            raise ValueError(f"cutmix_share: got {self.cutmix_share!r}, expected a share in [0, 1]")
+        if self.cutmix_share and self.cutmix_alpha:
+            raise ValueError(
+                f"cutmix_share: got {self.cutmix_share!r} with cutmix_alpha {self.cutmix_alpha!r}; expected one of the "
+                "two, 0 for the other"
+            )
 
 
 def train_student(
@@ -161,7 +173,8 @@ def student_loss(
     device = images.device
     affine = _renormalise(normalization, teacher_normalization or normalization, device)
     order = _stored_order(soft_labels, images, labels, view, config) if soft_labels else None
-    mixed = soft_labels is not None and soft_labels.per_image and view.mix != "none"
+    mixes = view.mix != "none" or config.cutmix_share > 0
+    mixed = soft_labels is not None and soft_labels.per_image and mixes
 
     def prepare(batch: Batch) -> tuple[Tensor, ...]:
         views = draw_views(view, size, config.seed, batch.epoch, batch.step, batch.index)
@@ -172,6 +185,18 @@ def student_loss(
         x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         if config.dsa:
             x = apply_dsa(x, draw_dsa(config.dsa, len(x), size, seed=config.seed, epoch=batch.epoch, step=batch.step))
+        if config.idc:
+            x = apply_idc(x, draw_idc(config.idc, len(x), size, seed=config.seed, epoch=batch.epoch, step=batch.step))
+        partner, share = views.partner, views.share
+        mix = (
+            draw_cutmix(
+                len(x), size, seed=config.seed, epoch=batch.epoch, step=batch.step, probability=config.cutmix_share
+            )
+            if config.cutmix_share
+            else None
+        )
+        if mix is not None:
+            x, partner, share = apply_cutmix(x, mix), mix.partner, mix.share
         if teacher is not None:
             return (x,)
         if soft_labels is not None:
@@ -179,11 +204,11 @@ def student_loss(
             own = [part.to(device, non_blocking=True) for part in _parts(read(batch.epoch, batch.index))]
             if not mixed:
                 return x, *own
-            other = read(batch.epoch, batch.index[views.partner])
-            share = torch.full((), views.share, device=device)
-            return x, *own, *(part.to(device, non_blocking=True) for part in _parts(other)), share
-        pairs = torch.stack([batch.index, batch.index[views.partner]]).to(device, non_blocking=True)
-        return x, labels[pairs], torch.full((), views.share, device=device)
+            other = read(batch.epoch, batch.index[partner])
+            parts = (part.to(device, non_blocking=True) for part in _parts(other))
+            return x, *own, *parts, torch.full((), share, device=device)
+        pairs = torch.stack([batch.index, batch.index[partner]]).to(device, non_blocking=True)
+        return x, labels[pairs], torch.full((), share, device=device)
 
     def soft_score(logits: Tensor, x: Tensor, *stored: Tensor) -> Tensor:
         if teacher is None and mixed:
@@ -251,8 +276,11 @@ def _stored_order(
     made = Replay.from_fingerprint(store.fingerprint, len(images))
     replay = Replay(view, view.size, len(images), config.seed, config.batch_size, made.order)
     store.check(replay.fingerprint(images, labels))
-    if config.dsa:
-        raise ValueError(f"dsa: got {config.dsa!r} with stored labels, which are of the views before it; expected ''")
+    for name in ("dsa", "idc", "cutmix_share"):
+        if value := getattr(config, name):
+            raise ValueError(
+                f"{name}: got {value!r} with stored labels, which are of the views before it; expected none"
+            )
     if config.epochs > store.layout.epochs:
         raise ValueError(
             f"epochs: got {config.epochs}, {store.path} has labels for {store.layout.epochs}; train for at most as many"

@@ -16,9 +16,14 @@ from ddfast._types import IMAGENET
 from ddfast.nets.basic_resnet import BasicResNet
 from ddfast.nets.convnet import ConvNet
 from ddfast.train import StudentConfig, train_student
+from ddfast.train.augment import normalize
+from ddfast.train.cutmix import apply_cutmix, draw_cutmix
+from ddfast.train.idc_augment import STUDENT, apply_idc, draw_idc
+from ddfast.train.objective import Batch
 from ddfast.train.optimizers import make_optimizer, step_rate
 from ddfast.train.parity import train_like_rded
 from ddfast.train.presets import PRESETS, Case, dsa_preset, preset, rded_batch
+from ddfast.train.student import student_loss
 
 SIDE = 16
 
@@ -164,13 +169,42 @@ def test_dsa_drops_the_rate_where_the_programs_do() -> None:
     assert dsa_preset(Case("conv3", 10, 50), epochs=300, lr=0.02).milestones == (152,)
 
 
+def test_idc_drops_the_rate_twice_by_five() -> None:
+    config = preset("idc", Case("conv3", 10, 40))
+    rates = [step_rate(config, epoch, 0, 1) for epoch in range(config.epochs)]
+    assert rates == pytest.approx([0.01] * 666 + [0.002] * 167 + [0.0004] * 167)
+    assert (config.batch_size, config.cutmix_share) == (64, 0.5)
+    with pytest.raises(ValueError, match="drop: got 0"):
+        preset("idc", Case("conv3", 10, 40), drop=0.0)
+    with pytest.raises(ValueError, match=r"cutmix_share: got 0.5 with cutmix_alpha 1.0"):
+        preset("idc", Case("conv3", 10, 40), cutmix_alpha=1.0)
+
+
+def test_idcs_students_get_its_augmentation_then_cutmix() -> None:
+    config = preset("idc", Case("conv2", 5, 2, SIDE))
+    images, labels = pictures(), torch.arange(10) % 5
+    loss = student_loss(images, labels, None, config)
+    plain = normalize(images, IMAGENET)
+    index, mixed = torch.arange(10), set()
+    for epoch in range(12):
+        x, pairs, share = loss.prepare(Batch(index, epoch, 0))
+        want = apply_idc(plain, draw_idc(STUDENT, 10, (SIDE, SIDE), seed=0, epoch=epoch))
+        mix = draw_cutmix(10, (SIDE, SIDE), seed=0, epoch=epoch, probability=0.5)
+        mixed.add(mix is not None)
+        partner = index if mix is None else mix.partner
+        torch.testing.assert_close(x, want if mix is None else apply_cutmix(want, mix), rtol=1e-4, atol=1e-4)
+        assert torch.equal(pairs, torch.stack([labels, labels[partner]]))
+        assert float(share) == pytest.approx(1 if mix is None else mix.share)
+    assert mixed == {True, False}
+
+
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("student", ["conv2", "conv2_instance", "resnet10", "resnet10_instance"])
 def test_every_recipe_trains_the_family(name: str, student: str) -> None:
     norm = "instance" if student.endswith("instance") else "batch"
     torch.manual_seed(0)
     net = ConvNet(2, 5, SIDE, 8, norm) if student.startswith("conv") else BasicResNet(10, 5, norm, "small")
-    config = preset(name, Case(student, 5, 2, SIDE, 2), epochs=2, milestones=(1,) if name == "dsa" else ())
+    config = preset(name, Case(student, 5, 2, SIDE, 2), epochs=2, milestones=(1,) if name in ("dsa", "idc") else ())
     labels = torch.arange(10) % 5
     report = train_student(pictures(), labels, net, conv(1).eval() if name in ("rded", "fkd") else None, config)
     assert report.steps == 2 * -(-10 // config.batch_size)
@@ -178,8 +212,8 @@ def test_every_recipe_trains_the_family(name: str, student: str) -> None:
 
 
 def test_unknown_recipes_and_students_are_named() -> None:
-    with pytest.raises(ValueError, match="preset: got 'idc'"):
-        preset("idc", Case("conv3", 10, 10))
+    with pytest.raises(ValueError, match="preset: got 'idd'"):
+        preset("idd", Case("conv3", 10, 10))
     with pytest.raises(ValueError, match="student: got 'mixer'"):
         preset("rded", Case("mixer", 10, 10))
     assert preset("rded", Case("mixer", 10, 10), lr=1e-4).lr == 1e-4

@@ -34,8 +34,8 @@ class IDCConfig(MatchingConfig):
     """
 
     architecture: str = option("convnet", "the network: convnet or resnetap10")
-    factor: int = option(2, "images are decoded into factor x factor each; 1 is IDC-I")
-    formation: str = option("single", "decoding: single, multi (all factors up to it) or bound (at most batch_syn)")
+    formation: int = option(2, "factor of the decoding, into formation x formation images each; 1 is IDC-I")
+    decode: str = option("single", "decoding: single, multi (all factors up to it) or bound (at most batch_syn)")
     iterations: int = option(200_000, "passes over the classes")
     inner_loop: int = option(100, "passes with one network")
     metric: str = option("mse", "distance of gradients: mse (squares, summed) or l1")
@@ -56,11 +56,11 @@ class IDCConfig(MatchingConfig):
     eval_every: int = option(20_000, "iterations between two tests")
 
     counts: ClassVar[tuple[str, ...]] = (
-        *MatchingConfig.counts, "factor", "inner_loop", "lr_img_size", "batch_real", "batch_syn", "batch_net",
+        *MatchingConfig.counts, "formation", "inner_loop", "lr_img_size", "batch_real", "batch_syn", "batch_net",
     )  # fmt: skip
     rates: ClassVar[tuple[str, ...]] = (*MatchingConfig.rates, "lr_net")
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        **MatchingConfig.choices, "init": INITS, "architecture": NETS, "formation": KINDS, "metric": METRICS,
+        **MatchingConfig.choices, "init": INITS, "architecture": NETS, "decode": KINDS, "metric": METRICS,
     }  # fmt: skip
     keeps_floats: ClassVar[bool] = False  # bytes are what IDC saves
 
@@ -82,7 +82,7 @@ class IDCConfig(MatchingConfig):
     @property
     def decoding(self) -> Formation:
         """How images are decoded in matching."""
-        return Formation(self.factor, self.formation, self.batch_syn)
+        return Formation(self.formation, self.decode, self.batch_syn)
 
     def net(self, classes: int) -> FlatNet:
         """See `MatchingConfig`."""

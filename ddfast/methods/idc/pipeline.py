@@ -50,7 +50,7 @@ def _start(problem: Problem, config: IDCConfig, real: Tensor, stage: int, normal
         generator = torch.Generator().manual_seed((high & 0x7FFFFFFF) << 32 | low)
         noise = torch.randn(classes * config.ipc, *real.shape[1:], generator=generator)
         return (noise / 4 + 0.5).clamp(0, 1).to(real.device)
-    factor = config.factor if config.init == "mix" else 1
+    factor = config.formation if config.init == "mix" else 1
     rows = problem.initial_rows(config.ipc * factor**2, stage).to(real.device)
     mean, std = (
         real.new_tensor(value)[: real.shape[1], None, None] for value in (normalization.mean, normalization.std)

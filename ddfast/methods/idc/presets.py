@@ -12,7 +12,7 @@ _GREY: dict[str, Any] = {"size": 28, "lr_img_size": 28, "metric": "l1", "lr_img"
 _MNIST = {**_GREY, "dsa": "color_crop", "cutmix": 0.0, "dsa_student": "color_crop_scale_rotate"}
 _SVHN: dict[str, Any] = {"n_data": 500, "dsa_student": STUDENT.replace("_flip", "")}
 _IMAGENET: dict[str, Any] = {
-    "architecture": "resnetap10", "size": 224, "lr_img_size": 224, "factor": 3, "metric": "l1", "n_data": 500,
+    "architecture": "resnetap10", "size": 224, "lr_img_size": 224, "formation": 3, "metric": "l1", "n_data": 500,
     "iterations": 50_000, "eval_every": 5_000, "cutmix": 1.0, "test": "none",
 }  # fmt: skip
 _TEN: dict[str, Any] = {**_IMAGENET, "lr_img": 3e-3, "early": 10}
@@ -29,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         for ipc in (1, 10, 50)
     },
     **{
-        f"{name}-ipc{ipc}": {**settings, "ipc": ipc, "formation": "bound" if ipc >= 20 else "single"}
+        f"{name}-ipc{ipc}": {**settings, "ipc": ipc, "decode": "bound" if ipc >= 20 else "single"}
         for name, settings in (("imagenet10", _TEN), ("imagenet100", _HUNDRED))
         for ipc in (10, 20)
     },
