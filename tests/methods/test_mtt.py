@@ -20,11 +20,13 @@ from ddfast.methods.mtt import PRESETS, MTTConfig, pipeline
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import RunError
 from ddfast.train import NonFiniteLossError
+from ddfast.train.adjoint import MatchGraphs
 from ddfast.train.dsa import apply_dsa
 from ddfast.train.experts import ExpertConfig, train_experts
 from ddfast.train.flat_student import train_flat
 from ddfast.train.matching.trajectory import TrajectoryMatcher, TrajectorySettings
 from ddfast.train.trajectories import TrajectoryStore, write_replay_buffer
+from tests.train.graph_stand_in import StandIn
 
 NET = FlatConvNet(num_classes=3, input_size=8, depth=2, width=16)
 SETTINGS: dict[str, Any] = {
@@ -101,6 +103,18 @@ def test_three_iterations_are_those_of_the_transcription(tmp_path: Path, soft_la
     torch.testing.assert_close(ours.state.images.double(), images, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(ours.state.lr.double(), rate, rtol=1e-4, atol=0)
     torch.testing.assert_close(ours.state.logits.double(), logits, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"soft_labels": True}, {"frozen": 3}])
+def test_replayed_iterations_are_the_eager_ones(tmp_path: Path, options: dict[str, Any]) -> None:
+    eager, replayed = matching(tmp_path, **options), matching(tmp_path, **options)
+    record = StandIn()
+    replayed.match = MatchGraphs(replayed.net, record=record, label_gradient=replayed.learns_labels)
+    losses = [replayed.advance() for _ in range(4)]
+    assert losses == pytest.approx([eager.advance() for _ in range(4)], rel=1e-5)
+    assert record.recorded == 1
+    torch.testing.assert_close(replayed.state.images, eager.state.images, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(replayed.state.lr, eager.state.lr)
 
 
 def test_checkpoint_goes_on_with_the_same_numbers(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ddfast import ops
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.nets.flat_net import FlatNet
 from ddfast.train.adjoint.planes import PlaneStep
 from ddfast.train.adjoint.step import PRECISIONS, AutogradStep, Step, class_targets, float32
-from ddfast.train.dsa import DSADraw, apply_dsa, transposed_dsa
+from ddfast.train.dsa import DSADraw, pack
 
 UNROLLS = ("adjoint", "autograd", "compile")
 MEMORIES = ("store", "recompute")
@@ -26,10 +27,24 @@ _PART = 512
 
 @dataclass(frozen=True)
 class InnerStep:
-    """One step of the student: rows of the synthetic set, int64 [b], each at most once, and the augmentation."""
+    """One step of the student: rows of the synthetic set, int64 [b], each at most once, and the augmentation.
+
+    Both may be on the CPU. ``draw`` is a draw, or rows of parameters for `ddfast.ops.dsa` [b or 1, 13], or None.
+    """
 
     index: Tensor
-    draw: DSADraw | None = None
+    draw: DSADraw | Tensor | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of parameters of the augmentation: b, 1 for the same on every image, 0 for none."""
+        if self.draw is None:
+            return 0
+        return len(self.draw.values if isinstance(self.draw, DSADraw) else self.draw)
+
+    def packed(self, images: Tensor) -> Tensor | None:
+        """The augmentation of ``images`` [n, c, H, W] as rows of parameters; those of a draw are on the CPU."""
+        return pack(self.draw, (images.shape[-2], images.shape[-1])) if isinstance(self.draw, DSADraw) else self.draw
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,12 @@ def match_trajectory(
     """
     _check(net, start, target, images, labels, steps, unroll, memory, adjoint, precision, label_gradient)
     rate = torch.as_tensor(lr, dtype=start.dtype, device=start.device).detach()
-    given = (net, start.detach(), target.detach(), images.detach(), labels.detach(), rate, steps)
+    batches = []
+    for step in steps:
+        params = step.packed(images)
+        params = params if params is None else params.to(images.device, non_blocking=True)
+        batches.append(_Batch(step.index.to(images.device, non_blocking=True), params))
+    given = (net, start.detach(), target.detach(), images.detach(), labels.detach(), rate, batches)
     if unroll != "adjoint":
         with float32(precision):
             return _through_graph(*given, trainable, label_gradient, compiled=unroll == "compile")
@@ -122,16 +142,18 @@ def make_step(net: FlatNet, precision: str = "fp32") -> Step:
 
 
 @dataclass(frozen=True)
-class _Part(InnerStep):
-    """Some rows of a batch, ``share`` of its images."""
+class _Batch:
+    """A step's batch or some rows of it, ``share`` of its images."""
 
+    index: Tensor
+    params: Tensor | None
     share: float = 1.0
 
 
 class _Adjoint:
     def __init__(
         self, net: FlatNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, rate: Tensor,
-        steps: Sequence[InnerStep], memory: str, adjoint: str, precision: str, trainable: Tensor | None,
+        steps: Sequence[_Batch], memory: str, adjoint: str, precision: str, trainable: Tensor | None,
         label_gradient: bool,
     ) -> None:  # fmt: skip
         self.start, self.target, self.images, self.labels, self.rate = start, target, images, labels, rate
@@ -155,8 +177,8 @@ class _Adjoint:
                 del tape
                 share = part.share * -self.rate
                 if second.images is not None:
-                    index, draw = _chosen(part, rows)
-                    found.index_add_(0, index, transposed_dsa(second.images, draw) * share)
+                    index, params = _chosen(part, rows)
+                    found.index_add_(0, index, _transposed(second.images, params) * share)
                 if labels is not None:
                     labels.index_add_(0, part.index, second.labels.to(labels.dtype) * share)
                 rate -= part.share * second.gv
@@ -181,27 +203,24 @@ class _Adjoint:
             tapes.append(kept)
         return thetas, tapes
 
-    def _parts(self, inner: InnerStep) -> list[_Part]:
+    def _parts(self, inner: _Batch) -> list[_Batch]:
         """The step's batch in parts of nearly one size, worked on in turn; whole for batch norm, which mixes images."""
-        count, draw = len(inner.index), inner.draw
+        count, params = len(inner.index), inner.params
         size = count if self.part is None else -(-count // -(-count // self.part))
-        starts = range(0, count, size)
-        draws = [draw] * len(starts)
-        if draw is not None and len(draw.values) > 1:
-            draws = [DSADraw(draw.op, part) for part in draw.values.split(size)]
         indices = inner.index.split(size)
-        return [_Part(index, part, len(index) / count) for index, part in zip(indices, draws, strict=True)]
+        rows = [params] * len(indices) if params is None or len(params) == 1 else params.split(size)
+        return [_Batch(index, part, len(index) / count) for index, part in zip(indices, rows, strict=True)]
 
-    def _tape(self, theta: Tensor, part: _Part) -> Any:
+    def _tape(self, theta: Tensor, part: _Batch) -> Any:
         return self.step.first(theta, *self._batch(part), weights=False)[2]
 
-    def _batch(self, part: _Part) -> tuple[Tensor, Tensor]:
-        return _augmented(self.images[part.index], part.draw), self.labels[part.index]
+    def _batch(self, part: _Batch) -> tuple[Tensor, Tensor]:
+        return _augmented(self.images[part.index], part.params), self.labels[part.index]
 
 
 def _through_graph(
     net: FlatNet, start: Tensor, target: Tensor, images: Tensor, labels: Tensor, rate: Tensor,
-    steps: Sequence[InnerStep], trainable: Tensor | None, label_gradient: bool, *, compiled: bool,
+    steps: Sequence[_Batch], trainable: Tensor | None, label_gradient: bool, *, compiled: bool,
 ) -> Match:  # fmt: skip
     images, rate = images.requires_grad_(), rate.requires_grad_()
     wanted = [images, rate]
@@ -213,7 +232,7 @@ def _through_graph(
         x, eta = leaves[:2]
         y = leaves[2] if label_gradient else labels
         for inner in steps:
-            batch = _augmented(x[inner.index], inner.draw)
+            batch = _augmented(x[inner.index], inner.params)
             log_p = F.log_softmax(net.logits(theta, batch), 1)
             loss = -(class_targets(y[inner.index], log_p) * log_p).sum() / len(batch)
             (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
@@ -240,18 +259,20 @@ def _loss_and_adjoint(start: Tensor, end: Tensor, target: Tensor) -> tuple[Tenso
     return away.square().sum() / distance, 2 * away / distance
 
 
-def _augmented(x: Tensor, draw: DSADraw | None) -> Tensor:
-    return x if draw is None else apply_dsa(x, draw)
+def _augmented(x: Tensor, params: Tensor | None) -> Tensor:
+    return x if params is None else ops.dsa(x, params)
 
 
-def _chosen(inner: InnerStep, rows: Tensor | None) -> tuple[Tensor, DSADraw | None]:
-    """The step's index and augmentation for some rows of its batch."""
+def _transposed(g: Tensor, params: Tensor | None) -> Tensor:
+    return g if params is None else ops.dsa_adjoint(g, params)
+
+
+def _chosen(part: _Batch, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Index and augmentation of some rows of a batch."""
     if rows is None:
-        return inner.index, inner.draw
-    draw = inner.draw
-    if draw is not None and len(draw.values) > 1:
-        draw = DSADraw(draw.op, draw.values[rows.to(draw.values.device)])
-    return inner.index[rows], draw
+        return part.index, part.params
+    params = part.params
+    return part.index[rows], params[rows] if params is not None and len(params) > 1 else params
 
 
 def _check(

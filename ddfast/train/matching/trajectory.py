@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddfast.nets.flat_net import FlatNet
 from ddfast.runs import seeds
-from ddfast.train.adjoint import InnerStep, match_trajectory
+from ddfast.train.adjoint import InnerStep, MatchGraphs
 from ddfast.train.config import NonFiniteLossError
 from ddfast.train.dsa import STRATEGY, draw_dsa
 from ddfast.train.trajectories import TrajectoryStore
@@ -92,6 +92,9 @@ class TrajectoryMatcher:
         logits = images.new_zeros(len(images), 0) if logits is None else logits.clone()
         velocities = [torch.zeros_like(each) for each in (images, rate, logits)]
         self.state = State(images.clone(), rate, logits, velocities, images.clone())
+        self.match = MatchGraphs(
+            net, memory=settings.memory, precision=settings.precision, label_gradient=self.learns_labels
+        )
         self._notes = dict(notes or {})
 
     @property
@@ -116,18 +119,14 @@ class TrajectoryMatcher:
         device = state.images.device
         count = len(self.frozen)
         labels = self.soft_labels() if self.learns_labels else torch.cat([self.frozen_labels, self.labels])
-        match = match_trajectory(
-            self.net,
+        match = self.match(
             self.store.snapshot(expert, start).to(state.images),
             self.store.snapshot(expert, start + config.expert_epochs).to(state.images),
             torch.cat([self.frozen, state.images]),
             labels,
             state.lr,
             self._steps(),
-            memory=config.memory,
-            precision=config.precision,
             trainable=torch.arange(count + len(self.labels), device=device) >= count if count else None,
-            label_gradient=self.learns_labels,
         )
         gradients = [match.images[count:], match.lr, self._logit_gradient(match.labels)]
         rates = (config.lr_img, config.lr_lr, config.lr_label)
@@ -207,7 +206,7 @@ class TrajectoryMatcher:
                 size = (self.net.input_size, self.net.input_size)
                 draw = draw_dsa(config.dsa, len(index), size, seed=config.seed, epoch=self.state.iteration, step=number,
                                 stream=f"{config.stream}/dsa")  # fmt: skip
-            steps.append(InnerStep(index.to(self.labels.device), draw))
+            steps.append(InnerStep(index, draw))
         return steps
 
     def _logit_gradient(self, gradient: Tensor | None) -> Tensor:
