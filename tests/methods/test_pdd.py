@@ -25,6 +25,9 @@ from ddfast.runs import RunError, seeds
 from ddfast.train.adjoint.planes import PlaneStep
 from ddfast.train.dsa import apply_dsa, draw_dsa
 from ddfast.train.flat_student import FlatRecipe, fresh_theta, train_flat
+from ddfast.train.matching.distribution import DistributionMatcher
+from ddfast.train.matching.gradient import GradientMatcher
+from ddfast.train.matching.idc import IDCMatcher
 from ddfast.train.matching.trajectory import TrajectoryMatcher, TrajectorySettings
 from ddfast.train.trajectories import TrajectoryStore
 from tests.methods.matching_case import SETTINGS, DriftConfig, DriftMatcher, drift_method, source
@@ -447,6 +450,57 @@ def test_settings_of_the_loop_are_options_of_mtt() -> None:
     assert set(vars(TrajectorySettings())) - {"stream"} <= options
 
 
-def test_every_preset_configures() -> None:
-    for name in PRESETS:
-        assert get_method("pdd").configure(name).base_config.ipc >= 1
+def test_presets_of_other_bases() -> None:
+    # of the authors' README for IDC; DC's loops for 10 images per class are those of its program
+    for name, per_stage, iterations in (
+        ("cifar10-2x5", 2, 200_000), ("cifar10-10x5", 10, 200_000), ("cifar100-2x5", 2, 200_000),
+        ("cifar100-10x5", 10, 100_000),
+    ):  # fmt: skip
+        config = get_method("pdd").configure(f"idc-{name}")
+        base: Any = config.base_config
+        assert (config.stages, config.transition_epochs, base.ipc, base.iterations) == (5, 200, per_stage, iterations)
+        assert (base.decoding.factor, base.n_data, base.inner_loop) == (2, 2000, 100)
+        assert base.settings().lr_img == pytest.approx(5e-3 * per_stage / 10)
+    for name in ("dc", "dsa"):
+        config = get_method("pdd").configure(f"{name}-cifar10-10x5")
+        base = config.base_config
+        assert (config.base, base.ipc, base.outer, base.inner, base.iterations) == (name, 10, 10, 50, 1000)
+    assert all(get_method("pdd").configure(name).base_config.ipc >= 1 for name in PRESETS)
+    for name in ("mtt", "idc", "dc", "dsa", "dm"):
+        assert get_method("pdd").configure("smoke", base=name).base_config.preset == "smoke"
+
+
+BASES: dict[str, dict[str, Any]] = {
+    "dc": {"batch_real": 6, "outer": 2, "inner": 2, "lr_img": 1.0},
+    "dsa": {"batch_real": 6, "outer": 2, "inner": 2, "lr_img": 1.0},
+    "dm": {"batch_real": 6},
+    "idc": {"batch_real": 6, "inner_loop": 2, "n_data": 12, "batch_net": 8, "lr_img": 5.0},
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_over_each_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str) -> None:
+    settings = {**SETTINGS, "width": 8, "iterations": 3, "test": "none", **BASES[base]}
+    given: dict[str, Any] = {"base": base, "pool": 2, "transition_epochs": 1}
+    made = pdd(tmp_path / "out", **given, options=settings)
+    alone = ddfast.distill(base, source(), out=tmp_path / "alone", **settings, ipc=2, quiet=True)
+    assert torch.equal(made.images[:6], alone.images)
+    assert made.manifest["losses"][0] == alone.manifest["losses"]
+    assert made.labels.tolist() == [0, 0, 1, 1, 2, 2] * 2
+    free = pdd(tmp_path / "free", **given, conditioning=False, options=settings)
+    assert free.manifest["losses"][0] == made.manifest["losses"][0]
+    assert free.manifest["losses"][1] != made.manifest["losses"][1]
+    fresh = pdd(tmp_path / "fresh", **given, transition=False, options=settings)
+    assert fresh.manifest["losses"][1] != made.manifest["losses"][1]
+    with monkeypatch.context() as patch:
+        stopped_at(patch, get_matcher(base), "advance", 5)
+        with pytest.raises(KeyboardInterrupt):
+            pdd(tmp_path / "stopped", **given, options=settings)
+    resumed = pdd(tmp_path / "stopped", **given, options=settings, resume=True)
+    assert torch.equal(resumed.images, made.images)
+    assert resumed.manifest == made.manifest
+
+
+def get_matcher(base: str) -> Any:
+    owners = {"idc": IDCMatcher, "dm": DistributionMatcher}
+    return owners.get(base, GradientMatcher)
