@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ _CHANNELS = 128
 _FEWEST = 128
 # A line apart from a power of two, so that the 16 positions of a tile do not share a cache set.
 _PAD = 16
+_local = threading.local()
 _G = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]]
 
 
@@ -46,40 +48,40 @@ def _rejects(planes: Tensor, other: Tensor, *channels: int) -> str:
 
 def value(x: Tensor, w: Tensor) -> Tensor:
     """See the reference."""
-    out, inner = w.shape[:2]
-    return _convolved(x, _kernel() @ w.permute(2, 3, 1, 0).reshape(9, inner * out), out)
+    return _convolved(x, _kernel(), w.permute(2, 3, 1, 0))
 
 
 def input_gradient(g: Tensor, w: Tensor) -> Tensor:
     """See the reference: a convolution by the filters turned round, inputs and outputs exchanged."""
-    out, inner = w.shape[:2]
-    return _convolved(g, _kernel().flip(1) @ w.permute(2, 3, 0, 1).reshape(9, out * inner), inner)
+    return _convolved(g, _kernel().flip(1), w.permute(2, 3, 0, 1))
 
 
 def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
     """See the reference."""
     g, x = (planes.contiguous(memory_format=torch.channels_last) for planes in (g, x))
     out, inner = g.shape[1], x.shape[1]
-    total = torch.zeros(16, inner, out)
-    room = _buffers(x, inner, out)
+    rows, total, tiles_x, tiles_g = _room((9, inner, out), (16, inner, out), _shape(x, inner), _shape(g, out))
+    total.zero_()
     for images, tiles in _parts(x):
-        v, dm = (each[:, :tiles] for each in room)
+        v, dm = tiles_x[:, :tiles], tiles_g[:, :tiles]
         _transform(_SPLIT_INPUT, x[images], v)
         _transform(_SPLIT_GRADIENT, g[images], dm)
         torch.baddbmm(total, v.transpose(1, 2), dm, out=total)
-    filters = _kernel().T @ total.reshape(16, -1)
-    return filters.reshape(3, 3, inner, out).permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    torch.mm(_kernel().T, total.view(16, -1), out=rows.view(9, -1))
+    filters = torch.empty((out, inner, 3, 3), memory_format=torch.channels_last)
+    return filters.copy_(rows.unflatten(0, (3, 3)).permute(3, 2, 0, 1))
 
 
-def _convolved(x: Tensor, filters: Tensor, out: int) -> Tensor:
-    """Planes x through transformed filters [16, inputs * out]."""
+def _convolved(x: Tensor, kernel: Tensor, filters: Tensor) -> Tensor:
+    """Planes x through filters [3, 3, inputs, outputs], taken by ``kernel`` to the 16 positions."""
     x = x.contiguous(memory_format=torch.channels_last)
     n, inner, h, w = x.shape
-    u = filters.reshape(16, inner, out)
+    out = filters.shape[3]
     y = torch.empty((n, out, h, w), memory_format=torch.channels_last)
-    room = _buffers(x, inner, out)
+    rows, u, tiles_x, tiles_y = _room((9, inner, out), (16, inner, out), _shape(x, inner), _shape(x, out))
+    torch.mm(kernel, rows.copy_(filters.flatten(0, 1)).view(9, -1), out=u.view(16, -1))
     for images, tiles in _parts(x):
-        v, m = (each[:, :tiles] for each in room)
+        v, m = tiles_x[:, :tiles], tiles_y[:, :tiles]
         _transform(_SPLIT_INPUT, x[images], v)
         torch.bmm(v, u, out=m)
         _transform(_JOIN, y[images], m)
@@ -95,16 +97,26 @@ def _parts(x: Tensor) -> Iterator[tuple[slice, int]]:
         yield images, (images.stop - start) * each
 
 
-def _buffers(x: Tensor, *channels: int) -> list[Tensor]:
-    """For the tiles of a part of x."""
-    tiles = next(_parts(x))[1]
-    return [_buffer(tiles, each) for each in channels]
+def _shape(x: Tensor, channels: int) -> tuple[int, int, int]:
+    """Of the tiles of a part of x."""
+    return 16, next(_parts(x))[1], channels
 
 
-def _buffer(tiles: int, channels: int) -> Tensor:
-    """[16, tiles, channels] with a little room between the positions."""
-    stride = tiles * channels + _PAD
-    return torch.empty(16 * stride).as_strided((16, tiles, channels), (stride, channels, 1))
+def _room(*shapes: tuple[int, int, int]) -> list[Tensor]:
+    """Tensors, matrix by matrix with a line between, in memory of a thread's own.
+
+    It is kept from call to call: allocated anew between the blocks of others it would break up the heap.
+    """
+    strides = [rows * columns + _PAD for _, rows, columns in shapes]
+    sizes = [shape[0] * stride for shape, stride in zip(shapes, strides, strict=True)]
+    kept: Tensor | None = getattr(_local, "room", None)
+    if kept is None or kept.numel() < sum(sizes):
+        with torch.inference_mode(False):
+            kept = _local.room = torch.empty(sum(sizes))
+    return [
+        part.as_strided(shape, (stride, shape[2], 1), part.storage_offset())
+        for part, shape, stride in zip(kept[: sum(sizes)].split(sizes), shapes, strides, strict=True)
+    ]
 
 
 def _transform(method: int, planes: Tensor, tiles: Tensor) -> None:
