@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +32,8 @@ class Features:
         self.width = int(self._seen.pop().shape[1])
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        with self._watched(), torch.inference_mode(), full_float32():
-            if self.device.type == "cuda":
-                with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-                    self._run(pictures.to(self.device))
-            else:
-                self._run(pictures)
+        with self._watched(), torch.inference_mode(), full_float32(), _deterministic():
+            self._run(pictures.to(self.device))
         return self._seen.pop().cpu()
 
     def _watched(self) -> ExitStack:
@@ -53,6 +50,18 @@ class Features:
         maps = given[0].float()
         pooled = maps.mean((2, 3)) if isinstance(_module, nn.Conv2d) else maps.flatten(1)
         self._seen[:] = [pooled]  # of a layer that is called twice, the last
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """cuDNN takes the same algorithm every time; `torch.backends.cudnn.flags` would also touch the switches of TF32."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def _classifier(observer: Observer, device: torch.device) -> nn.Module:
