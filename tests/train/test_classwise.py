@@ -119,3 +119,24 @@ def test_unknown_precision_is_named() -> None:
     for make in (make_class_step, make_embedding):
         with pytest.raises(ValueError, match="precision: got 'bf16' for norm 'group'"):
             make(replace(NET, norm="group"), "bf16")
+
+
+def test_bfloat16_of_many_pictures_needs_no_exact_forward_pass() -> None:
+    net = replace(NET, input_size=16, width=32)
+    generator = torch.Generator().manual_seed(4)
+    theta, x = net.init(generator), torch.randn(64, 3, 16, 16, generator=generator)
+    y, sizes = torch.arange(2).repeat_interleave(32), [32, 32]
+    with torch.no_grad():
+        want = mean_gradients(make_class_step(net), theta.double(), x.double(), y, sizes, limit=None)
+        mine = mean_gradients(make_class_step(net, "bf16"), theta, x, y, sizes, limit=16)
+        assert (mine - want).norm() < 0.05 * want.norm()
+        features = make_embedding(net).first(theta.double(), x.double())[0]
+        embedding = make_embedding(net, "bf16")
+        found, tape = embedding.first(theta, x)
+        assert (found - features).norm() < 0.02 * features.norm()
+        pulled = embedding.images(theta, features.float(), tape)
+        wanted = make_embedding(net).images(
+            theta.double(), features, make_embedding(net).first(theta.double(), x.double())[1]
+        )
+    assert pulled.dtype == torch.float32
+    assert F.cosine_similarity(pulled.double().flatten(), wanted.flatten(), 0) > 0.99

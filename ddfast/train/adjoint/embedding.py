@@ -38,14 +38,17 @@ def make_embedding(net: FlatConvNet, precision: str = "fp32") -> Embedding:
 
 
 class PlaneEmbedding:
-    """An `Embedding` for FlatConvNets with instance norm and average or no pooling."""
+    """An `Embedding` for FlatConvNets with instance norm and average or no pooling.
+
+    ``precision="bf16"`` does all convolutions in bfloat16, so that real and synthetic pictures see one network.
+    """
 
     def __init__(self, net: FlatConvNet, precision: str = "fp32") -> None:
         self.step = PlaneStep(net, precision)
 
     def first(self, theta: Tensor, x: Tensor, *, tape: bool = True) -> tuple[Tensor, list[Block]]:
         """See `Embedding`."""
-        kept = self.step.forward(self.step.split(theta)[0], x)
+        kept = self.step.forward(self.step.split(theta, low=True)[0], self.step.low(x))
         return flat(kept[-1].gp, theta), kept
 
     def images(self, theta: Tensor, g: Tensor, tape: list[Block]) -> Tensor:
