@@ -181,6 +181,12 @@ def test_students_train_on_images_as_a_matching_method_left_them(kind: str) -> N
             run(None, made, **{**settings, "train": None})
 
 
+def test_stored_images_are_decoded_before_students_train() -> None:
+    made = small_set(formation={"factor": 2, "kind": "single", "cap": 128})
+    result = run(None, made, steps=2, orders=1, seeds=1, epochs=1)
+    assert result.report["results"][0]["images"] == [4 * 4, 3 * 4 * 4]
+
+
 def test_prepared_pictures_of_some_classes(tmp_path: Path) -> None:
     plain = open_validation(source(7, 2), NAMES, SIDE, None)
     write_cache(plain, tmp_path, 0)

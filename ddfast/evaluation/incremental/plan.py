@@ -67,9 +67,9 @@ class ContinualPlan(Plan):
         """Steps of the training."""
         if not isinstance(spec, ContinualSpec):
             raise TypeError(f"spec: got {type(spec).__name__}, expected a ContinualSpec")
-        counts = self.subject(spec.subject).distilled.counts
-        recipe = self.recipe(spec)
-        images = sum(counts[label] for label in self.seen(spec.order, spec.step))
+        whole, recipe = self.subject(spec.subject).distilled, self.recipe(spec)
+        counts, times = whole.counts, len(whole.formation.sources(1))
+        images = times * sum(counts[label] for label in self.seen(spec.order, spec.step))
         return recipe.epochs * -(-images // recipe.batch_size)
 
     def identity(self) -> dict[str, Any]:
