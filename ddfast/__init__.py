@@ -2,7 +2,7 @@
 
 ``ddfast.distill("rded", source, observer=..., ipc=10, out=...)`` distils, ``ddfast.load(path)`` reads the result,
 ``ddfast.relabel(distilled, teachers, out, view=...)`` stores soft labels,
-``ddfast.evaluate(path, val)`` trains students on it and reports,
+``ddfast.evaluate(path, val)`` trains students on it and reports, ``ddfast.continual(path, val)`` class by class,
 ``ddfast.ops`` holds the kernels, ``ddfast.build_info()`` tells what would run.  Names are imported on first use.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ddfast import ops
     from ddfast._info import build_info
-    from ddfast.evaluation import evaluate
+    from ddfast.evaluation import continual, evaluate
     from ddfast.methods import distill
     from ddfast.store import DistilledSet, LabelStore, load, save
     from ddfast.train.label_dataset import SoftLabelDataset
@@ -25,6 +25,7 @@ __all__ = [
     "LabelStore",
     "SoftLabelDataset",
     "build_info",
+    "continual",
     "distill",
     "evaluate",
     "load",
@@ -43,6 +44,7 @@ _HOMES = {
     "save": "ddfast.store",
     "distill": "ddfast.methods",
     "evaluate": "ddfast.evaluation",
+    "continual": "ddfast.evaluation",
     "build_info": "ddfast._info",
     "ops": "ddfast.ops",
 }
