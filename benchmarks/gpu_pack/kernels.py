@@ -15,6 +15,7 @@ from torch import Tensor
 from ddfast import ops
 from ddfast._types import IMAGENET
 from ddfast.train import augment
+from ddfast.train.dsa import STRATEGY, draw_dsa, pack
 from ddfast.train.views import ViewConfig, draw_views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -59,6 +60,7 @@ def cases(device: str) -> Iterator[Case]:
     yield "class_topk", "97 samples", lambda: ops.class_topk(scores, labels, keys, table, empty)[0], 0.0
     yield from _label_cases(device)
     yield from _view_cases(device)
+    yield from _siamese_cases(device)
     for dtype in (torch.float32, torch.bfloat16):
         yield from _plane_cases(device, dtype)
 
@@ -84,6 +86,16 @@ def _view_cases(device: str) -> Iterator[Case]:
         config = ViewConfig((20, 20), factor=factor, scale=(0.3, 1.0), flip=True, shift=2, mix=mix)
         views = draw_views(config, (20, 20), 0, 0, 0, torch.arange(6))
         yield "augment_batch", name, lambda v=views, c=config: augment.render(images, v, c, IMAGENET), 1e-4
+
+
+def _siamese_cases(device: str) -> Iterator[Case]:
+    """Every operation of DSA on odd pictures, and its transpose."""
+    generator = torch.Generator().manual_seed(5)
+    x, g = (torch.randn(3, 3, 19, 33, generator=generator).to(device) for _ in range(2))
+    for name in STRATEGY.split("_"):
+        rows = pack(draw_dsa(name, 3, (19, 33), seed=0), (19, 33)).to(device)
+        yield "dsa", name, lambda p=rows: ops.dsa(x, p), 2e-5
+        yield "dsa_adjoint", name, lambda p=rows: ops.dsa_adjoint(g, p), 2e-5
 
 
 def _plane_cases(device: str, change: torch.dtype) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""dsa and its transpose against the same operations in torch eager and torch.compile; one core.
+"""dsa and its transpose against the same operations in torch eager and torch.compile; one core, and the GPU.
 
 taskset -c 0 pytest benchmarks/ops/bench_dsa.py --benchmark-enable --bench-size full
 """
@@ -41,7 +41,7 @@ def color(x: Tensor, values: Tensor) -> Tensor:
 def crop(x: Tensor, values: Tensor) -> Tensor:
     """As DSA writes it: the padded picture indexed by pixels."""
     n, _, h, w = x.shape
-    at = torch.meshgrid(*(torch.arange(side) for side in (n, h, w)), indexing="ij")
+    at = torch.meshgrid(*(torch.arange(side, device=x.device) for side in (n, h, w)), indexing="ij")
     rows = (at[1] + values[:, 0].long()[:, None, None] + 1).clamp(0, h + 1)
     columns = (at[2] + values[:, 1].long()[:, None, None] + 1).clamp(0, w + 1)
     return F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)[at[0], rows, columns].permute(0, 3, 1, 2)
@@ -63,12 +63,13 @@ def _compiled(kind: str) -> Run:
 
 
 @functools.cache
-def _inputs(kind: str, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _inputs(kind: str, n: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pictures, a gradient, the draw's values and the same as rows of parameters."""
     generator = torch.Generator().manual_seed(0)
     x, g = (torch.randn(n, 3, SIDE, SIDE, generator=generator) for _ in range(2))
     draw = draw_dsa(kind, n, (SIDE, SIDE), seed=0)
-    return x, g, draw.values, pack(draw, (SIDE, SIDE))
+    found = (x, g, draw.values, pack(draw, (SIDE, SIDE)))
+    return found if device == "cpu" else tuple(value.to(device) for value in found)
 
 
 def _job(run: Run, order: str, x: Tensor, g: Tensor, values: Tensor) -> Tensor:
@@ -79,6 +80,29 @@ def _job(run: Run, order: str, x: Tensor, g: Tensor, values: Tensor) -> Tensor:
     return torch.autograd.grad(run(leaf, values), leaf, g)[0]
 
 
+def _measure(case: Any, kind: str, n: int, order: str, name: str, device: str) -> None:
+    own = name in ("cpp", "triton")
+    if own and name not in ops.available_backends("dsa", device):
+        pytest.skip(f"{name} is not available")
+    x, g, values, rows = _inputs(kind, n, device)
+    run = ops.dsa if own else _compiled(kind) if name == "compile" else KINDS[kind]
+
+    def check(out: Tensor) -> Check:
+        truth = _job(KINDS[kind], order, *(each.cpu().double() for each in (x, g, values)))
+        return Check("largest error against float64", float((out.cpu() - truth).abs().max()), 5e-5)
+
+    case(
+        lambda: _job(run, order, x, g, rows if own else values),
+        labels=Labels(
+            f"dsa {kind}, {n} pictures, {order}{' cuda' if device == 'cuda' else ''}", name, "dsa",
+            f"{n}x3x{SIDE}x{SIDE}", "float32", name, None if own else package("torch"), device,
+        ),
+        work=jobs.planes(n, 3, SIDE, PASSES[order]),
+        check=check,
+        ddfast=None if own else (lambda: _job(ops.dsa, order, x, g, rows)),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["cpp", "eager", "compile"])
 @pytest.mark.parametrize("order", PASSES)
 @pytest.mark.parametrize("n", BATCHES)
@@ -86,23 +110,13 @@ def _job(run: Run, order: str, x: Tensor, g: Tensor, values: Tensor) -> Tensor:
 def test_dsa(case: Any, kind: str, n: int, order: str, name: str) -> None:
     if name == "compile" and (kind == "crop" or n != max(BATCHES)):
         pytest.skip("compiled for the larger batch of two operations only: each takes seconds to compile")
-    own = name == "cpp"
-    if own and name not in ops.available_backends("dsa"):
-        pytest.skip(f"{name} is not available")
-    x, g, values, rows = _inputs(kind, n)
-    run = ops.dsa if own else _compiled(kind) if name == "compile" else KINDS[kind]
+    _measure(case, kind, n, order, name, "cpu")
 
-    def check(out: Tensor) -> Check:
-        truth = _job(KINDS[kind], order, x.double(), g.double(), values.double())
-        return Check("largest error against float64", float((out - truth).abs().max()), 5e-5)
 
-    case(
-        lambda: _job(run, order, x, g, rows if own else values),
-        labels=Labels(
-            f"dsa {kind}, {n} pictures, {order}", name, "dsa", f"{n}x3x{SIDE}x{SIDE}", "float32", name,
-            None if own else package("torch"), "cpu",
-        ),
-        work=jobs.planes(n, 3, SIDE, PASSES[order]),
-        check=check,
-        ddfast=None if own else (lambda: _job(ops.dsa, order, x, g, rows)),
-    )  # fmt: skip
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["triton", "eager", "compile"])
+@pytest.mark.parametrize("order", PASSES)
+@pytest.mark.parametrize("n", BATCHES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_cuda(case: Any, kind: str, n: int, order: str, name: str) -> None:
+    _measure(case, kind, n, order, name, "cuda")

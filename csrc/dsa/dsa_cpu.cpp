@@ -51,11 +51,14 @@ struct Draw {
     std::memcpy(map, p + 3, sizeof(map));
     top = bounded(p[9], in.h), bottom = bounded(p[10], in.h), left = bounded(p[11], in.w), right = bounded(p[12], in.w);
     if (top >= bottom || left >= right) top = bottom = left = right = 0;
-    shift = map[0] == 1 && map[1] == 0 && map[3] == 0 && (map[4] == 1 || map[4] == -1) && whole(map[2]) && whole(map[5]);
+    const bool straight = map[0] == 1 && map[1] == 0 && map[3] == 0 && (map[4] == 1 || map[4] == -1);
+    shift = straight && whole(map[2]) && whole(map[5]);
     down = shift ? static_cast<int64_t>(map[2]) : 0, across = shift ? static_cast<int64_t>(map[5]) : 0;
     turn = map[4] < 0 ? -1 : 1;
   }
 
+  // Neither map nor cutout.
+  bool still() const { return shift && turn > 0 && !down && !across && bottom == 0; }
   bool plain_colour() const { return saturation == 1 && contrast == 1 && brightness == 0; }
 
   // Columns of the result whose source lies in the picture.
@@ -82,23 +85,52 @@ struct Step {
   constexpr operator int64_t() const { return N; }
 };
 
+// What colour makes of a pixel: own * pixel + rest, the rest one number or one a pixel.
+template <class T>
+struct Tint {
+  bool plain;  // nothing
+  T own, constant;
+  const T* rest;  // null for the constant
+
+  Tint from(int64_t x) const { return {plain, own, constant, rest ? rest + x : nullptr}; }
+};
+
 template <class T, class A, class B>
-inline void run_line(const T* in, A a, T* out, B b, int64_t count, T own, const T* rest) {
-  if (!rest) {
+inline void run_line(const T* __restrict in, A a, T* __restrict out, B b, int64_t count, const Tint<T>& tint) {
+  const T own = tint.own, constant = tint.constant;
+  const T* __restrict rest = tint.rest;
+  if (tint.plain)
     for (int64_t x = 0; x < count; ++x) out[x * b] = in[x * a];
-    return;
-  }
-  for (int64_t x = 0; x < count; ++x) out[x * b] = own * in[x * a] + rest[x];
+  else if (!rest)
+    for (int64_t x = 0; x < count; ++x) out[x * b] = own * in[x * a] + constant;
+  else
+    for (int64_t x = 0; x < count; ++x) out[x * b] = own * in[x * a] + rest[x];
 }
 
-// out = own * in + rest, or in where there is no rest; with the usual strides known to the compiler.
+// `count` pixels, a and b apart, tinted; with the usual strides known to the compiler.
 template <class T>
-void line(const T* in, int64_t a, T* out, int64_t b, int64_t count, T own, const T* rest) {
-  if (a == 1 && b == 1) return run_line(in, Step<1>{}, out, Step<1>{}, count, own, rest);
-  if (a == -1 && b == 1) return run_line(in, Step<-1>{}, out, Step<1>{}, count, own, rest);
-  if (a == 1 && b == kBundle) return run_line(in, Step<1>{}, out, Step<kBundle>{}, count, own, rest);
-  if (a == kBundle && b == 1) return run_line(in, Step<kBundle>{}, out, Step<1>{}, count, own, rest);
-  run_line(in, a, out, b, count, own, rest);
+void line(const T* in, int64_t a, T* out, int64_t b, int64_t count, const Tint<T>& tint) {
+  if (a == 1 && b == 1) return run_line(in, Step<1>{}, out, Step<1>{}, count, tint);
+  if (a == -1 && b == 1) return run_line(in, Step<-1>{}, out, Step<1>{}, count, tint);
+  if (a == 1 && b == kBundle) return run_line(in, Step<1>{}, out, Step<kBundle>{}, count, tint);
+  if (a == kBundle && b == 1) return run_line(in, Step<kBundle>{}, out, Step<1>{}, count, tint);
+  run_line(in, a, out, b, count, tint);
+}
+
+template <class T>
+void line(const T* in, int64_t a, T* out, int64_t b, int64_t count) {
+  line(in, a, out, b, count, Tint<T>{true, 1, 0, nullptr});
+}
+
+template <class T, class A>
+inline void run_add(const T* __restrict in, A a, T* __restrict total, int64_t count) {
+  for (int64_t x = 0; x < count; ++x) total[x] += in[x * a];
+}
+
+template <class T>
+void add(const T* in, int64_t a, T* total, int64_t count) {
+  if (a == 1) return run_add(in, Step<1>{}, total, count);
+  run_add(in, a, total, count);
 }
 
 template <class T>
@@ -110,17 +142,26 @@ void zero(T* out, int64_t step, int64_t count) {
   for (int64_t x = 0; x < count; ++x) out[x * step] = 0;
 }
 
+// In parts, each by several sums at once, so that the loop is wide and its rounding small.
+template <class T, class A>
+inline double run_sum(const T* in, A step, int64_t count) {
+  constexpr int64_t kSums = 32, kPart = 2048;
+  double total = 0;
+  while (count > 0) {
+    const int64_t size = std::min(count, kPart), wide = size / kSums * kSums;
+    T part[kSums] = {};
+    for (int64_t x = 0; x < wide; x += kSums)
+      for (int64_t k = 0; k < kSums; ++k) part[k] += in[(x + k) * step];
+    for (int64_t k = 0; k < kSums; ++k) total += part[k];
+    for (int64_t x = wide; x < size; ++x) total += in[x * step];
+    in += size * step, count -= size;
+  }
+  return total;
+}
+
 template <class T>
 double sum(const T* in, int64_t step, int64_t count) {
-  constexpr int kSums = 16;
-  T part[kSums] = {};
-  int64_t x = 0;
-  for (; x + kSums <= count; x += kSums)
-    for (int k = 0; k < kSums; ++k) part[k] += in[(x + k) * step];
-  double total = 0;
-  for (; x < count; ++x) total += in[x * step];
-  for (int k = 0; k < kSums; ++k) total += part[k];
-  return total;
+  return step == 1 ? run_sum(in, Step<1>{}, count) : run_sum(in, step, count);
 }
 
 struct Workspace {
@@ -132,12 +173,13 @@ class Painter {
  public:
   Painter(const Dsa& in, Workspace& work)
       : in_(in), work_(work), pitch_(in.w + 3), bundles_((in.c + kBundle - 1) / kBundle),
-        rest_(work.rest.get<T>(in.w)) {}
+        rest_(work.rest.get<T>(in.h * in.w)) {}
 
   void forward(int64_t picture) {
     const Draw draw(in_, picture);
     const Rows<T> from = rows_of<T>(in_.in, picture), to = rows_of<T>(in_.out, picture);
     choose(draw, from);
+    if (draw.still()) return recolour(from, to);
     if (draw.shift) return moved(draw, from, to);
     const Rows<T> bordered = emptied();
     recolour(from, bordered);
@@ -148,7 +190,7 @@ class Painter {
     const Draw draw(in_, picture);
     const Rows<T> from = rows_of<T>(in_.in, picture), to = rows_of<T>(in_.out, picture);
     if (draw.shift && draw.plain_colour()) return moved_back(draw, from, to);
-    if (draw.shift && draw.turn > 0 && !draw.down && !draw.across && draw.bottom == 0) {
+    if (draw.still()) {
       choose(draw, from);
       return recolour(from, to);
     }
@@ -160,37 +202,39 @@ class Painter {
   }
 
  private:
+  // Rows that follow one another without a gap count as one.
+  bool joined(const Rows<T>& rows) const { return rows.row == rows.pixel * in_.w; }
+
   // Coefficients of the change of colour; `means` holds the picture whose mean the contrast keeps.
   void choose(const Draw& draw, const Rows<T>& means) {
-    plain_ = draw.plain_colour();
-    own_ = static_cast<T>(draw.contrast * draw.saturation);
-    grey_ = static_cast<T>(draw.contrast * (1 - draw.saturation) / static_cast<double>(in_.c));
     double constant = draw.brightness;
     if (draw.contrast != 1) {
+      const bool one = joined(means);
       double total = 0;
       for (int64_t c = 0; c < in_.c; ++c)
-        for (int64_t y = 0; y < in_.h; ++y) total += sum(means.at(c, y), means.pixel, in_.w);
+        for (int64_t y = 0; y < (one ? 1 : in_.h); ++y)
+          total += sum(means.at(c, y), means.pixel, one ? in_.h * in_.w : in_.w);
       constant += (1 - draw.contrast) * total / static_cast<double>(in_.c * in_.h * in_.w);
     }
-    constant_ = static_cast<T>(constant);
-    if (grey_ == 0)
-      for (int64_t x = 0; x < in_.w; ++x) rest_[x] = constant_;
+    grey_ = static_cast<T>(draw.contrast * (1 - draw.saturation) / static_cast<double>(in_.c));
+    colour_ = {draw.plain_colour(), static_cast<T>(draw.contrast * draw.saturation), static_cast<T>(constant), nullptr};
   }
 
-  // What is added to pixels [start, start + step, ..) of row y: their grey and the constant; null for a plain colour.
-  const T* rest(const Rows<T>& from, int64_t y, int64_t start, int64_t step, int64_t count) {
-    if (plain_) return nullptr;
-    if (grey_ == 0) return rest_;
-    for (int64_t x = 0; x < count; ++x) rest_[x] = 0;
-    for (int64_t c = 0; c < in_.c; ++c) line(from.at(c, y) + start, step, rest_, 1, count, T{1}, rest_);
-    for (int64_t x = 0; x < count; ++x) rest_[x] = grey_ * rest_[x] + constant_;
-    return rest_;
+  // For pixels start, start + step, .. of row y, whose greys differ.
+  Tint<T> tint(const Rows<T>& from, int64_t y, int64_t start, int64_t step, int64_t count) {
+    if (colour_.plain || grey_ == 0) return colour_;
+    zero(rest_, 1, count);
+    for (int64_t c = 0; c < in_.c; ++c) add(from.at(c, y) + start, step, rest_, count);
+    for (int64_t x = 0; x < count; ++x) rest_[x] = grey_ * rest_[x] + colour_.constant;
+    return {false, colour_.own, colour_.constant, rest_};
   }
 
   void recolour(const Rows<T>& from, const Rows<T>& to) {
-    for (int64_t y = 0; y < in_.h; ++y) {
-      const T* add = rest(from, y, 0, from.pixel, in_.w);
-      for (int64_t c = 0; c < in_.c; ++c) line(from.at(c, y), from.pixel, to.at(c, y), to.pixel, in_.w, own_, add);
+    const bool one = joined(from) && joined(to);
+    const int64_t count = one ? in_.h * in_.w : in_.w;
+    for (int64_t y = 0; y < (one ? 1 : in_.h); ++y) {
+      const Tint<T> own = tint(from, y, 0, from.pixel, count);
+      for (int64_t c = 0; c < in_.c; ++c) line(from.at(c, y), from.pixel, to.at(c, y), to.pixel, count, own);
     }
   }
 
@@ -204,14 +248,14 @@ class Painter {
         continue;
       }
       const int64_t start = (draw.turn * begin + draw.across) * from.pixel;
-      const T* add = begin < end ? rest(from, source, start, step, end - begin) : nullptr;
+      const Tint<T> own = tint(from, source, start, step, std::max<int64_t>(end - begin, 0));
       for (int64_t c = 0; c < in_.c; ++c) {
         T* row = to.at(c, y);
         int64_t done = 0;
         draw.visible(y, begin, end, [&](int64_t x, int64_t stop) {
           zero(row + done * to.pixel, to.pixel, x - done);
           const T* first = from.at(c, source) + start + (x - begin) * step;
-          line(first, step, row + x * to.pixel, to.pixel, stop - x, own_, add ? add + (x - begin) : nullptr);
+          line(first, step, row + x * to.pixel, to.pixel, stop - x, own.from(x - begin));
           done = stop;
         });
         zero(row + done * to.pixel, to.pixel, in_.w - done);
@@ -230,7 +274,7 @@ class Painter {
         if (y < 0 || y >= in_.h) continue;
         draw.visible(y, begin, end, [&](int64_t x, int64_t stop) {
           const T* source = from.at(c, y) + x * from.pixel;
-          line(source, from.pixel, out + (draw.turn * x + draw.across) * to.pixel, step, stop - x, T{1}, static_cast<const T*>(nullptr));
+          line(source, from.pixel, out + (draw.turn * x + draw.across) * to.pixel, step, stop - x);
         });
       }
   }
@@ -277,7 +321,7 @@ class Painter {
         }
         for (int64_t c = bundle * kBundle; c < std::min(in_.c, (bundle + 1) * kBundle); ++c) {
           T* row = to.at(c, y);
-          line(pixels + c % kBundle, kBundle, row, to.pixel, in_.w, T{1}, static_cast<const T*>(nullptr));
+          line(pixels + c % kBundle, kBundle, row, to.pixel, in_.w);
           if (y >= draw.top && y < draw.bottom) zero(row + draw.left * to.pixel, to.pixel, draw.right - draw.left);
         }
       }
@@ -292,7 +336,7 @@ class Painter {
         T* plane = bordered_ + bundle * kBundle * pitch_ * (in_.h + 3);
         zero(pixels, 1, kBundle * in_.w);
         for (int64_t c = bundle * kBundle; c < std::min(in_.c, (bundle + 1) * kBundle); ++c)
-          line(from.at(c, y), from.pixel, pixels + c % kBundle, kBundle, in_.w, T{1}, static_cast<const T*>(nullptr));
+          line(from.at(c, y), from.pixel, pixels + c % kBundle, kBundle, in_.w);
         draw.visible(y, 0, in_.w, [&](int64_t begin, int64_t end) {
           for (int64_t x = begin; x < end; ++x) {
             const Bundle<T> g = load<Bundle<T>>(pixels + kBundle * x);
@@ -314,8 +358,8 @@ class Painter {
   const int64_t pitch_, bundles_;
   T *rest_, *bordered_ = nullptr, *down_ = nullptr, *across_ = nullptr;
   int32_t* place_ = nullptr;
-  bool plain_ = true;
-  T own_ = 1, grey_ = 0, constant_ = 0;
+  Tint<T> colour_{true, 1, 0, nullptr};
+  T grey_ = 0;  // times the sum of a pixel's channels
 };
 
 template <class T>
