@@ -35,7 +35,7 @@ class GradientConfig(MatchingConfig):
     )
     lr_net: float = option(0.01, "learning rate of the networks")
     batch_train: int = option(256, "images a step of their training")
-    batched: bool = option(True, "all classes in one batch; else class by class through torch's graph, far slower")
+    batched: bool = option(True, "all classes in one batch; else class by class through torch's graph, slower")
 
     counts: ClassVar[tuple[str, ...]] = (*MatchingConfig.counts, "batch_real", "batch_train")
     rates: ClassVar[tuple[str, ...]] = (*MatchingConfig.rates, "lr_net")
