@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ddfast import ops as _registered  # noqa: F401 (defines torch.ops.ddfast)
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.nets.flat_net import FlatNet
-from ddfast.train.adjoint.planes import PlaneStep, Tape, flat, input_gradient, unflat, weight_gradient
+from ddfast.train.adjoint.planes import PlaneStep, Tape, convolution, flat, input_gradient, unflat, weight_gradient
 from ddfast.train.adjoint.step import class_targets
 
 _ops = torch.ops.ddfast
@@ -146,10 +146,10 @@ class ClassPlanes:
         dx: Tensor | None = None
         for kept, block, directions in zip(whole.blocks, blocks, convs, strict=True):
             da = torch.cat([
-                F.conv2d(x, w, padding=1) for x, w in zip(kept.x.split(sizes), directions, strict=True)
+                convolution(x, w) for x, w in zip(kept.x.split(sizes), directions, strict=True)
             ])  # fmt: skip
             if dx is not None:
-                da += F.conv2d(dx, block.conv, padding=1)
+                da += convolution(dx, block.conv)
             dx, dmean, cov = _ops.plane_block_tangent(
                 kept.a, da, kept.mean, kept.rstd, block.gamma, block.beta, zero, zero, self.step.pool
             )
