@@ -46,7 +46,7 @@ def distill(
     """Distils ``source`` into a small set on disk.
 
     Args:
-        method: ``"rded"`` or ``"mtt"``.
+        method: one of :func:`method_names`, such as ``"rded"``, ``"mtt"`` or ``"pdd"``.
         source: class folders, a CIFAR or Tiny-ImageNet folder, an ``.npz`` file, arrays ``(images uint8 [N, H, W, 3],
             labels [N])``, ``"mnist5k"`` or a :class:`ddfast.data.Source`.
         out: folder for the result; an interrupted run in it goes on with ``resume=True``.  None keeps the result in

@@ -6,14 +6,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 import ddfast
-from ddfast.data.arrays import ArraySource
 from ddfast.data.space import Space
 from ddfast.methods import _matching_config, get_method
 from ddfast.methods.mtt import PRESETS, MTTConfig, pipeline
@@ -26,6 +24,7 @@ from ddfast.train.experts import ExpertConfig, train_experts
 from ddfast.train.flat_student import train_flat
 from ddfast.train.matching.trajectory import TrajectoryMatcher, TrajectorySettings
 from ddfast.train.trajectories import TrajectoryStore, write_replay_buffer
+from tests.methods.matching_case import source
 from tests.train.graph_stand_in import StandIn
 
 NET = FlatConvNet(num_classes=3, input_size=8, depth=2, width=16)
@@ -35,14 +34,6 @@ SETTINGS: dict[str, Any] = {
     "lr_img": 5.0, "lr_lr": 1e-6, "lr_teacher": 0.05, "iterations": 6, "eval_every": 2, "eval_students": 1,
     "eval_epochs": 3,
 }  # fmt: skip
-
-
-def source(each: int = 12) -> ArraySource:
-    rng = np.random.default_rng(0)
-    labels = np.arange(3 * each) % 3
-    images = rng.normal(110, 40, (3 * each, 8, 8, 3))
-    images[np.arange(3 * each), :, :, labels] += 60
-    return ArraySource(images.clip(0, 255).astype(np.uint8), labels, ("red", "green", "blue"), name="colours")
 
 
 def store_of(path: Path) -> TrajectoryStore:

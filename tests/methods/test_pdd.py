@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 import ddfast
-from ddfast.cli import main
 from ddfast.methods import _matching_config, get_method
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
-from ddfast.methods.pdd import PRESETS, PDDConfig
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import RunError, seeds
 from ddfast.train.adjoint.planes import PlaneStep
@@ -28,16 +26,11 @@ from ddfast.train.flat_student import FlatRecipe, fresh_theta, train_flat
 from ddfast.train.matching.distribution import DistributionMatcher
 from ddfast.train.matching.gradient import GradientMatcher
 from ddfast.train.matching.idc import IDCMatcher
-from ddfast.train.matching.trajectory import TrajectoryMatcher, TrajectorySettings
+from ddfast.train.matching.trajectory import TrajectoryMatcher
 from ddfast.train.trajectories import TrajectoryStore
 from tests.methods.matching_case import SETTINGS, DriftConfig, DriftMatcher, drift_method, source
+from tests.methods.pdd_case import MTT, pdd
 
-MTT: dict[str, Any] = {
-    **SETTINGS, "width": 8, "iterations": 4, "zca": False, "experts": 2, "expert_train_epochs": 2,
-    "expert_lr": 0.05, "expert_batch": 8,
-    "syn_steps": 3, "expert_epochs": 1, "max_start_epoch": 2, "lr_img": 5.0, "lr_lr": 1e-4, "lr_teacher": 0.05,
-    "momentum": 0.5,
-}  # fmt: skip
 NET = FlatConvNet(3, 8, depth=2, width=8)
 
 
@@ -45,13 +38,6 @@ NET = FlatConvNet(3, 8, depth=2, width=8)
 def _drift() -> Iterator[None]:
     with drift_method({"smoke": SETTINGS}):
         yield
-
-
-def pdd(out: Path, *, options: dict[str, Any] | None = None, **changes: Any) -> ddfast.DistilledSet:
-    given: dict[str, Any] = {"stages": 2, "ipc_per_stage": 2, "transition_epochs": 3, "quiet": True, **changes}
-    if given.get("base", "mtt") == "mtt":
-        options = {**MTT, **(options or {})}
-    return ddfast.distill("pdd", source(), out=out, base_option=options, **given)
 
 
 def trained(made: ddfast.DistilledSet, stage: int) -> Tensor:
@@ -281,6 +267,23 @@ def test_killed_and_resumed_it_ends_alike(tmp_path: Path, whole: ddfast.Distille
     assert same(pdd(tmp_path / "out", resume=True), whole)  # a finished run is left as it is
 
 
+def test_networks_that_are_gone_are_not_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stopped_at(patch, _matching_config, "train_flat", 3)  # between the stages
+        with pytest.raises(KeyboardInterrupt):
+            pdd(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/stages/0/starts")
+    with pytest.raises(RunError, match=r"the networks that stage 0 began at are gone; start anew"):
+        pdd(tmp_path / "out", resume=True)
+    pdd(tmp_path / "out", overwrite=True, options={"iterations": 1, "test": "none"})
+
+
+def test_experts_trained_longer_than_iterations_look_end_in_the_same_images(
+    tmp_path: Path, whole: ddfast.DistilledSet
+) -> None:
+    assert same_images(pdd(tmp_path / "out", options={"expert_train_epochs": 3}), whole)
+
+
 def test_resumed_with_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         stopped_at(patch, TrajectoryMatcher, "advance", 5)
@@ -360,114 +363,6 @@ def test_buffers_of_others_begin_the_first_stage(tmp_path: Path, folder: Path) -
     assert same_images(made, ddfast.load(folder))
     with pytest.raises(ValueError, match=r"buffers: got 2 experts, but every stage needs experts=3; give experts=2"):
         pdd(tmp_path / "three", options={"buffers": buffers, "experts": 3})
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"stages": 0}, "stages: got 0"),
-        ({"ipc_per_stage": 0}, "ipc_per_stage: got 0"),
-        ({"pool": -1}, "pool: got -1"),
-        ({"base": "rded"}, "base: got 'rded', which cannot be conditioned on earlier sets; expected one of .*mtt"),
-        ({"base": "pdd"}, "base: got 'pdd', which cannot be conditioned"),
-        ({"base": "nothing"}, "base: got 'nothing'; expected one of"),
-        ({"base_preset": "cifar10"}, "preset: got 'cifar10', expected one of cifar10-ipc1"),
-        ({"options": {"ipc": 3}}, "base_option: got ipc=3, which ipc_per_stage decides"),
-        ({"options": {"syn_steps": "many"}}, "base_option: got syn_steps='many', expected a whole number"),
-        ({"options": {"zca": "maybe"}}, "base_option: got zca='maybe', expected true or false"),
-        ({"options": {"soft_labels": True}}, "soft_labels does not go with stages"),
-        ({"options": {"lr_img": -1.0}}, "lr_img: got -1.0"),
-        ({"stages": 7}, "stages=7 with ipc_per_stage=2 needs 14 pictures of each class"),
-        ({"stages": 6}, r"ipc=12 needs .* beside those held out"),
-    ],
-)
-def test_wrong_settings(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        pdd(tmp_path / "out", **change)
-
-
-def test_unknown_options_of_the_base_are_named() -> None:
-    with pytest.raises(TypeError, match="mtt has no option 'syn_stepz'; did you mean 'syn_steps'"):
-        PDDConfig(base_option={"syn_stepz": 3})
-
-
-def test_text_of_base_options_is_read_as_the_base_has_it() -> None:
-    given = {"syn_steps": "7", "lr_lr": "1e-6", "zca": "no", "batch_syn": "none", "dsa": ""}
-    base: Any = get_method("pdd").configure("cifar10-2x5", base_option=given).base_config
-    assert (base.syn_steps, base.lr_lr, base.zca, base.batch_syn, base.dsa) == (7, 1e-6, False, None, "")
-    assert (base.ipc, base.max_start_epoch, base.lr_img) == (2, 5, 1000.0)  # the preset's are kept
-
-
-# images per class of a stage, steps, expert epochs, epochs an iteration may start from, batch, rates, whitening
-ROWS = {
-    "cifar10-2x5": (2, 50, 2, 5, 20, 1000, 1e-7, 0.01, True),
-    "cifar10-10x5": (10, 30, 2, 15, 100, 1000, 1e-5, 0.01, True),
-    "cifar100-2x5": (2, 20, 3, 20, 200, 1000, 1e-5, 0.01, True),
-    "cifar100-10x5": (10, 20, 2, 20, 512, 1000, 1e-5, 0.01, True),
-    "tinyimagenet-2x5": (2, 20, 2, 20, 64, 1e4, 1e-4, 0.01, False),
-    "tinyimagenet-10x5": (10, 20, 2, 20, 64, 1e4, 1e-4, 0.01, False),
-}
-
-
-@pytest.mark.parametrize("name", ROWS)
-def test_presets_are_the_published_rows(name: str) -> None:
-    config = get_method("pdd").configure(name)
-    base: Any = config.base_config
-    assert config.preset == name
-    assert (config.stages, config.transition_epochs, config.networks) == (5, 1000, 100)
-    names = (
-        "ipc",
-        "syn_steps",
-        "expert_epochs",
-        "max_start_epoch",
-        "batch_syn",
-        "lr_img",
-        "lr_lr",
-        "lr_teacher",
-        "zca",
-    )
-    assert tuple(getattr(base, each) for each in names) == ROWS[name]
-    assert (base.size, base.depth) == ((64, 4) if name.startswith("tiny") else (32, 3))
-    assert base.iterations == 5000
-    assert base.expert_train_epochs >= base.max_start_epoch - 1 + base.expert_epochs
-
-
-def test_command_line_reaches_the_options_of_the_base(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (18, 8, 8, 3)).astype(np.uint8)
-    np.savez(tmp_path / "colours.npz", images=images, labels=np.arange(18) % 3)
-    options = [f"--base-option={name}={value}" for name, value in {**MTT, "test": "none", "iterations": 1}.items()]
-    out = tmp_path / "out"
-    code = main(["distill", "pdd", "--data", str(tmp_path / "colours.npz"), "--out", str(out), "--stages", "2",
-                 "--ipc-per-stage", "1", "--transition-epochs", "1", "--quiet", *options])  # fmt: skip
-    assert code == 0
-    base = ddfast.load(out).manifest["config"]["base_config"]
-    assert {name: base[name] for name in MTT} == {**MTT, "iterations": 1}
-
-
-def test_settings_of_the_loop_are_options_of_mtt() -> None:
-    """`make_matcher` fills them by name."""
-    options = set(vars(get_method("mtt").configure(None)))
-    assert set(vars(TrajectorySettings())) - {"stream"} <= options
-
-
-def test_presets_of_other_bases() -> None:
-    # of the authors' README for IDC; DC's loops for 10 images per class are those of its program
-    for name, per_stage, iterations in (
-        ("cifar10-2x5", 2, 200_000), ("cifar10-10x5", 10, 200_000), ("cifar100-2x5", 2, 200_000),
-        ("cifar100-10x5", 10, 100_000),
-    ):  # fmt: skip
-        config = get_method("pdd").configure(f"idc-{name}")
-        base: Any = config.base_config
-        assert (config.stages, config.transition_epochs, base.ipc, base.iterations) == (5, 200, per_stage, iterations)
-        assert (base.decoding.factor, base.n_data, base.inner_loop) == (2, 2000, 100)
-        assert base.settings().lr_img == pytest.approx(5e-3 * per_stage / 10)
-    for name in ("dc", "dsa"):
-        config = get_method("pdd").configure(f"{name}-cifar10-10x5")
-        base = config.base_config
-        assert (config.base, base.ipc, base.outer, base.inner, base.iterations) == (name, 10, 10, 50, 1000)
-    assert all(get_method("pdd").configure(name).base_config.ipc >= 1 for name in PRESETS)
-    for name in ("mtt", "idc", "dc", "dsa", "dm"):
-        assert get_method("pdd").configure("smoke", base=name).base_config.preset == "smoke"
 
 
 BASES: dict[str, dict[str, Any]] = {

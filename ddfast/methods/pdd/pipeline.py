@@ -18,10 +18,11 @@ from ddfast.methods._problem import Problem
 from ddfast.methods.pdd.config import PDDConfig
 from ddfast.methods.pdd.part import Part
 from ddfast.methods.pdd.starts import FreshStarts, Lesson, Transition, keep_origins, pooled_starts
-from ddfast.runs import Ledger, open_ledger, refuse_occupied
+from ddfast.runs import Ledger, RunError, open_ledger, refuse_occupied
 from ddfast.runs.folder import DEFAULT_OUTPUTS
 from ddfast.store.manifest import MANIFEST_FILE
 from ddfast.train.matching import Matcher, MatchingData, Starts
+from ddfast.train.trajectories import EXPERTS_FILE
 
 STAGES, STARTS = "stages", "starts"
 OUTPUTS = (*DEFAULT_OUTPUTS, STAGES)
@@ -63,6 +64,8 @@ def _tidy(folder: Path) -> None:
     for stage in folder.glob("*"):
         (stage / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(stage / STARTS, ignore_errors=True)
+        if stage.name != "0":
+            shutil.rmtree(stage / EXPERTS, ignore_errors=True)
 
 
 class _Run:
@@ -137,6 +140,10 @@ class _Run:
             return FreshStarts(self.transition, lessons, self.base.iterations)
         what = {"stage": stage, "epochs": self.config.transition_epochs, "sets": [part.digest for part in self.parts]}
         before, folder = (self._folder(k) / STARTS for k in (stage - 1, stage))
+        if (stage > 1 or hasattr(self.base, "experts")) and not (before / EXPERTS_FILE).exists():
+            raise RunError(
+                f"{before}: the networks that stage {stage - 1} began at are gone; start anew with --overwrite"
+            )
         return pooled_starts(self.transition, stage, before, folder, lessons[-1], count, what, self.options)
 
     def _write(self) -> None:
