@@ -20,6 +20,9 @@ Keys (all are there but those that may be absent; null where nothing is known)
                       box is [top, left, height, width] in pixels of the source image; score is the observer's loss, a
                       number or "inf", "-inf", "nan"
     formation         {factor, kind, cap} of images that are decoded before students train on them; may be absent
+    stages            of a progressive set: the stage of each image, from 0, in the set's order; may be absent, as are
+    stage_lrs         the rate that students train at in each stage, on its images and all before, and
+    stage_momentum    "carried" where the optimiser's momentum goes on from stage to stage
     failures          [{label, sample, reason}], source files that were skipped
 """
 
