@@ -75,12 +75,17 @@ class PDDConfig:
             ValueError, TypeError: an option that the base does not have, or a value that it refuses.
         """
         given = dict(self.base_option or {})
-        for name, own in _OWN.items():
+        for name, decider in _OWN.items():
             if name in given:
-                raise ValueError(f"base_option: got {name}={given[name]!r}, which {own} decides")
+                raise ValueError(f"base_option: got {name}={given[name]!r}, which {decider} decides")
         method = self.method
         values = {name: _typed(method, name, value) for name, value in given.items()}
-        config: MatchingConfig = method.configure(self.base_preset, ipc=self.ipc_per_stage, seed=self.seed, **values)
+        own = {"ipc": self.ipc_per_stage, "seed": self.seed}
+        try:
+            config: MatchingConfig = method.configure(self.base_preset, **own, **values)
+        except TypeError as error:
+            preset = f" (preset {self.preset!r} brings those of its own base)" if self.preset else ""
+            raise TypeError(f"base_option: {error}{preset}") from None
         # configure() takes None for "not given"; here it is a value
         empty: dict[str, Any] = {name: None for name, value in values.items() if value is None}
         return dataclasses.replace(config, **empty) if empty else config
