@@ -39,6 +39,8 @@ def export(
 ) -> Path:
     """Writes a set to a new folder. The folder appears when all of it is written, or not at all.
 
+    Images are those that students train on: decoded ones, where the set's are decoded (`DistilledSet.decoded`).
+
     Args:
         distilled: the set or its folder.
         to: ``"imagefolder"``, ``"ddranking"`` or ``"huggingface"``.
@@ -59,7 +61,7 @@ def export(
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target}: exists and is not an empty folder; choose another or delete it first")
-    loaded = distilled if isinstance(distilled, DistilledSet) else DistilledSet.load(distilled)
+    loaded = (distilled if isinstance(distilled, DistilledSet) else DistilledSet.load(distilled)).decoded()
     building = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}"
     try:
         building.mkdir(parents=True)

@@ -72,6 +72,22 @@ def test_loaders_give_decoded_images(made: DistilledSet) -> None:
     assert len(made.as_dataset(kind="tensor")) == 24
 
 
+def test_exports_hold_decoded_images(made: DistilledSet, tmp_path: Path) -> None:
+    folder = made.export("imagefolder", tmp_path / "out")
+    assert len(list(folder.rglob("*.png"))) == 24
+
+
+def test_it_is_a_base_of_progressive_distillation(tmp_path: Path) -> None:
+    options = {name: value for name, value in SETTINGS.items() if name not in ("ipc", "device", "quiet")}
+    found = ddfast.distill(
+        "pdd", source(), out=tmp_path / "set", base="idc", stages=2, ipc_per_stage=1, transition_epochs=2, pool=1,
+        base_option=options, device="cpu", quiet=True,
+    )  # fmt: skip
+    assert found.counts == [2, 2, 2]
+    assert found.decoded().counts == [8, 8, 8]
+    assert sorted(found.decoded().manifest["stages"]) == [0] * 12 + [1] * 12
+
+
 def test_soft_labels_and_stages_go_with_their_images() -> None:
     images = torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8)
     manifest = {"formation": Formation(2, "multi").as_json(), "stages": [0, 1, 1]}
