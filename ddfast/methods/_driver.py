@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,6 +28,7 @@ from ddfast.train.matching import Matcher, MatchingData, Starts
 CHECKPOINT, EXPERTS = "checkpoint.pt", "experts"
 OUTPUTS = (*DEFAULT_OUTPUTS, CHECKPOINT, EXPERTS, "images_*.png")
 _SECONDS = 60.0  # between checkpoints
+_CURVE = 2000  # losses of a manifest, at most
 
 # (problem, config, data, stage from 0, folder for files such as experts, options)
 MakeMatcher = Callable[[Problem, Any, MatchingData, int, Path, RunOptions], Matcher]
@@ -110,12 +112,20 @@ def _distill(
             "recipe": config.recipe(lr),
             "tests": course.tests,
             **(matcher.notes() if isinstance(matcher, HasNotes) else {}),
-            "losses": [round(loss, 6) for loss in course.losses],
+            "losses": loss_curve(course.losses),
         }
         extras |= matcher.extras() if isinstance(matcher, HasExtras) else {}
         problem.write(out, stored, classes, extras, manifest)
         task.complete({"losses": len(course.losses), "tests": course.tests})
     (out / CHECKPOINT).unlink(missing_ok=True)
+
+
+def loss_curve(losses: Sequence[float]) -> list[float]:
+    """For a manifest: each loss, or where there are more than 2000 the mean of each of as many equal runs of them."""
+    parts = min(len(losses), _CURVE)
+    edges = [place * len(losses) // parts for place in range(parts + 1)] if parts else [0]
+    runs = (losses[a:b] for a, b in pairwise(edges))
+    return [round(sum(run) / len(run), 6) for run in runs]
 
 
 @dataclass

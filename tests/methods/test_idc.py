@@ -16,6 +16,7 @@ from ddfast.evaluation.controls import Subset
 from ddfast.evaluation.plan import Plan, Spec
 from ddfast.evaluation.tasks import training_pictures
 from ddfast.methods import get_method
+from ddfast.methods._driver import loss_curve
 from ddfast.methods.idc import PRESETS, IDCConfig
 from ddfast.nets.resnet_ap import FlatResNetAP
 from ddfast.store import DistilledSet
@@ -169,6 +170,12 @@ def test_presets_are_the_programs_settings() -> None:
     assert large.settings().lr_img == pytest.approx(6e-3)
     assert configs["imagenet100-ipc10"].settings().net.batch_size == 128
     assert configs["mnist-ipc1"].size == 28
+
+
+def test_a_long_curve_of_losses_is_kept_as_means() -> None:
+    assert loss_curve([]) == []
+    assert loss_curve([3.0, 1.0]) == [3.0, 1.0]
+    assert loss_curve([float(k // 100) for k in range(200_000)]) == [float(k) for k in range(2000)]
 
 
 def test_resnet_ap_can_be_matched_on(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ddfast.data import Source, require_images
-from ddfast.methods._driver import CHECKPOINT, EXPERTS, HasExtras, HasNotes, HasStarts, Loop
+from ddfast.methods._driver import CHECKPOINT, EXPERTS, HasExtras, HasNotes, HasStarts, Loop, loss_curve
 from ddfast.methods._matching_config import STUDENT_LR
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
@@ -170,7 +170,7 @@ class _Run:
             "stage_momentum": "carried",  # from stage to stage, when a student is trained on one after the other
             "tests": [{"stage": stage, **test} for stage, part in enumerate(parts) for test in part.tests],
             **notes,
-            "losses": [[round(loss, 6) for loss in part.losses] for part in parts],
+            "losses": [loss_curve(part.losses) for part in parts],
         }
         stored, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("stored", "labels"))
         self.problem.write(self.out, stored, labels, extras, manifest)
