@@ -11,7 +11,7 @@ from torch.nn import functional as F
 IDENTITY = (0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 KINDS = (
     "identity", "crop", "flipped crop", "out of sight", "colour", "cutout", "scale", "rotate", "all", "shrink", "point",
-    "quarter turn", "colour, flip and cutout", "contrast on a crop",
+    "quarter turn", "colour, flip and cutout", "contrast on a crop", "cutout where the crop is empty",
 )  # fmt: skip
 
 
@@ -26,6 +26,9 @@ def params(height: int, width: int, kinds: tuple[str, ...] = KINDS) -> Tensor:
             row[:3] = [-0.2, 1.0, 1.4]
         if kind in ("crop", "contrast on a crop"):
             row[5], row[8] = 2.0, -1.0
+        if kind == "cutout where the crop is empty":
+            row[8] = 3.0
+            row[9:] = [0, height, width - 2, width]
         if kind in ("flipped crop", "colour, flip and cutout"):
             row[5], row[7], row[8] = -1.0, -1.0, width - 2.0
         if kind == "out of sight":
