@@ -28,6 +28,7 @@ from ddfast.evaluation.protocols import EvaluationConfig, protocol
 from ddfast.evaluation.results import find_row, make_report, own_labels
 from ddfast.evaluation.runner import run_plan
 from ddfast.evaluation.schema import report_bytes
+from ddfast.evaluation.staging import staging_of
 from ddfast.evaluation.storage import measure
 from ddfast.evaluation.students import build_student, parse_students
 from ddfast.evaluation.teacher import Teacher, find_teacher, keep_teacher
@@ -245,6 +246,8 @@ def _subjects(
             if why:
                 notes.append(f"{name}: {why}." if teacher else f"{name}: no soft labels, since {why}.")
         notes += _storage_notes(name, teacher, store)
+        if store is not None and config.staged is None and staging_of(distilled, None) is not None:
+            notes.append(f"{name}: students train on all stages at once, since stored labels are of all images.")
         size = store.layout.total_bytes if store is not None else 0
         found.append(
             Subject(

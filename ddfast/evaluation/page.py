@@ -28,6 +28,7 @@ def render(report: Report, sets: Sequence[DistilledSet]) -> str:
             _tiles(report),
             section("The distilled images", _sheets(report, sets)),
             section("Accuracy", tables.accuracy(report)),
+            section("Stage by stage", tables.stages(report)),
             section("Training and storage", _curves(report)),
             section("Per class", figures.per_class(report)),
             section("Across architectures", tables.cross_architecture(report)),

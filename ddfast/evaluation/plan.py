@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from ddfast._types import IMAGENET, Normalization
 from ddfast.data import Source
 from ddfast.data.space import Space
-from ddfast.evaluation.protocols import EvaluationConfig, protocol, student_config
+from ddfast.evaluation.protocols import EvaluationConfig, protocol, stage_config, student_config
+from ddfast.evaluation.staging import UNION, Staging, stage_sizes, staging_of
 from ddfast.evaluation.storage import Storage, fingerprint
 from ddfast.evaluation.stored import fitted
 from ddfast.evaluation.teacher import Teacher
@@ -106,13 +107,27 @@ class Plan:
         return self.config.curve_points or protocol(self.config.preset).tests
 
     def recipe(self, spec: Spec) -> StudentConfig:
-        """How a task's student is trained: the distilled set's recipe, for the controls too."""
+        """How a task's student is trained, in each stage if there are some: the set's recipe, for the controls too."""
         subject = self.subject(spec.subject)
         case = subject.case(spec.student)
-        config = student_config(self.config, case, augmented=spec.augmented, seed=self.config.seed + spec.seed)
-        if subject.space is not None and spec.images == DISTILLED and self.config.lr is None:
+        named: dict[str, Any] = {"augmented": spec.augmented, "seed": self.config.seed + spec.seed}
+        staging = self.staging(spec)
+        if staging is None:
+            config = student_config(self.config, case, **named)
+        else:
+            config = stage_config(self.config, case, stage_sizes(subject.distilled, staging.mode), **named)
+        if self.learned(spec):
             config = replace(config, lr=float(subject.distilled.manifest["lr"]))  # learned with the images
         return fitted(config, subject.labels) if subject.labels is not None and spec.augmented else config
+
+    def learned(self, spec: Spec) -> bool:
+        """Whether a task's student trains at the rate learned with the images."""
+        return self.subject(spec.subject).space is not None and spec.images == DISTILLED and self.config.lr is None
+
+    def staging(self, spec: Spec) -> Staging | None:
+        """How a task's student goes through the stages of its set; None where all pictures are one."""
+        subject = self.subject(spec.subject)
+        return None if spec.images == FULL else subject_staging(self.config, subject)
 
     def specs(self) -> list[Spec]:
         """All tasks; those of one row are neighbours."""
@@ -155,10 +170,25 @@ class Plan:
         return {
             "evaluation": self.config.as_json(),
             "students": list(self.students),
-            "sets": [_identity(subject) for subject in self.subjects],
+            "sets": [_identity(self.config, subject) for subject in self.subjects],
             "validation": self.validation.source.fingerprint(),
             "train": None if self.train is None else self.train.fingerprint(),
         }
+
+
+def subject_staging(config: EvaluationConfig, subject: Subject) -> Staging | None:
+    """How students go through a set's stages; stored labels are of views of all images at once.
+
+    Raises:
+        ValueError: stages were asked for with stored labels.
+    """
+    if subject.labels is None:
+        return staging_of(subject.distilled, config.staged)
+    if config.staged not in (None, UNION) and staging_of(subject.distilled, config.staged) is not None:
+        raise ValueError(
+            f"staged: got {config.staged!r} with stored labels, which are of all images at once; give union"
+        )
+    return None
 
 
 def asked(choice: bool | None, config: EvaluationConfig) -> bool:
@@ -171,15 +201,17 @@ def subject_keys(count: int) -> Sequence[str]:
     return ["set"] if count == 1 else [f"set{number}" for number in range(1, count + 1)]
 
 
-def _identity(subject: Subject) -> dict[str, Any]:
+def _identity(config: EvaluationConfig, subject: Subject) -> dict[str, Any]:
     teacher = subject.teacher
     known = subject.distilled.manifest.get("observer") or {}
     # an observer that is trained again counts by its original: its own last bits may differ from worker to worker
     weights = None if teacher is None else known.get("weights") if teacher.again else teacher.weights
+    staging = subject_staging(config, subject)
     return {
         "sha256": fingerprint(subject.distilled),
         "name": subject.name,
         "space": subject.distilled.manifest["space"] if subject.space is not None else "pixels",
         "teacher": None if teacher is None else {"name": teacher.name, "weights": weights},
         "labels": None if subject.labels is None else dict(subject.labels.fingerprint),
+        **({} if staging is None else {"stages": staging.as_json()}),
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ddfast.train import StudentConfig, TrainConfig
 from ddfast.train.demo_recipe import OBSERVER, STUDENT, WIDTH
-from ddfast.train.presets import Case, preset
+from ddfast.train.presets import Case, dsa_preset, preset
+from ddfast.train.staged import MODES
 
 _SMOKE_VIEWS = 12_000
 _SMOKE_VALIDATION = 1_000
@@ -37,16 +38,25 @@ class EvaluationConfig:
     best: bool = setting(False, "also report the best of the tests (chosen on test data; labelled so)")
     curve_points: int | None = setting(None, "tests along a training, the last epoch included (smoke: 4, else 10)")
     val_per_class: int | None = setting(None, "test pictures per class, the first ones (default: all)")
-    epochs: int | None = setting(None, "epochs, instead of the recipe's")
+    epochs: int | None = setting(
+        None, "epochs, instead of the recipe's; of a set with stages, those of each stage (there half the recipe's)"
+    )
     batch_size: int | None = setting(None, "images per step, instead of the recipe's")
     lr: float | None = setting(None, "peak learning rate, instead of the recipe's")
     width: int | None = setting(None, "channels of ConvNet students, instead of the recipe's")
+    staged: str | None = setting(
+        None, "how students train on a set with stages (pdd): progressive, on the first stage's images, then on those "
+        "of the first two ...; sequential, on each stage's alone in turn; or union, on all at once, at the last rate "
+        "(default: progressive); other sets have none"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name in ("seeds", "curve_points", "val_per_class", "epochs", "batch_size", "width"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected 1 or more")
+        if self.staged is not None and self.staged not in MODES:
+            raise ValueError(f"staged: got {self.staged!r}, expected one of {', '.join(MODES)}")
         if self.seed < 0:
             raise ValueError(f"seed: got {self.seed!r}, expected 0 or more")
         if self.lr is not None and not 0 < self.lr < math.inf:
@@ -62,7 +72,11 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Protocol:
-    """A named recipe: where it comes from, what it does, a `StudentConfig` for each case."""
+    """A named recipe: where it comes from, what it does, a `StudentConfig` for each case.
+
+    ``stage`` is that of one stage of several, given the pictures of an epoch of each stage; None for ``recipe`` with
+    half the epochs.
+    """
 
     name: str
     about: str
@@ -71,6 +85,7 @@ class Protocol:
     scores: bool = False
     tests: int = 10
     val_images: int | None = None
+    stage: Callable[[Case, Sequence[int]], StudentConfig] | None = None
 
 
 def protocol(name: str) -> Protocol:
@@ -89,17 +104,46 @@ def student_config(config: EvaluationConfig, case: Case, *, augmented: bool = Tr
         augmented: False drops shift, flip, patch shuffle, crops and CutMix.
         seed: of the training.
     """
-    recipe = protocol(config.preset).recipe(case)
+    return _changed(config, protocol(config.preset).recipe(case), case, augmented, seed)
+
+
+def stage_config(
+    config: EvaluationConfig, case: Case, sizes: Sequence[int], *, augmented: bool = True, seed: int = 0
+) -> StudentConfig:
+    """The recipe of one stage of a set with stages, where `student_config` is that of the set in one go.
+
+    Args:
+        config: the evaluation's settings.
+        case: the whole set.
+        sizes: pictures of an epoch of each stage.
+        augmented, seed: as in `student_config`.
+    """
+    chosen = protocol(config.preset)
+    recipe = _halved(chosen.recipe(case)) if chosen.stage is None else chosen.stage(case, sizes)
+    return _changed(config, recipe, case, augmented, seed)
+
+
+def _changed(config: EvaluationConfig, recipe: StudentConfig, case: Case, augmented: bool, seed: int) -> StudentConfig:
     given: dict[str, Any] = {
         k: getattr(config, k) for k in ("epochs", "batch_size", "lr") if getattr(config, k) is not None
     }
-    if config.epochs is not None and recipe.milestones:
-        given["milestones"] = tuple(max(1, round(epoch * config.epochs / recipe.epochs)) for epoch in recipe.milestones)
+    if config.epochs is not None:
+        given["milestones"] = _scaled(recipe, config.epochs)
     recipe = replace(recipe, **given, seed=seed)
     recipe = replace(recipe, batch_size=min(recipe.batch_size, case.count))
     if augmented:
         return recipe
     return replace(recipe, shift=0, flip=False, factor=1, crop=None, cutmix_alpha=0.0, dsa="", idc="", cutmix_share=0.0)
+
+
+def _scaled(recipe: StudentConfig, epochs: int) -> tuple[int, ...]:
+    """Milestones of the recipe with so many epochs."""
+    return tuple(max(1, round(epoch * epochs / recipe.epochs)) for epoch in recipe.milestones)
+
+
+def _halved(recipe: StudentConfig) -> StudentConfig:
+    epochs = max(1, recipe.epochs // 2)
+    return replace(recipe, epochs=epochs, milestones=_scaled(recipe, epochs))
 
 
 def full_config(config: EvaluationConfig, images: int, seed: int) -> TrainConfig:
@@ -136,6 +180,16 @@ def _smoke(case: Case) -> StudentConfig:
     return replace(STUDENT, epochs=epochs, batch_size=min(STUDENT.batch_size, max(10, case.count // 2)))
 
 
+def _smoke_stage(case: Case, sizes: Sequence[int]) -> StudentConfig:
+    """As many views of all stages together as of the set in one go."""
+    whole = _smoke(case)
+    return replace(whole, epochs=max(1, whole.epochs * case.count // sum(sizes)))
+
+
+def _dsa_stage(case: Case, sizes: Sequence[int]) -> StudentConfig:
+    return dsa_preset(case, epochs=500)
+
+
 PROTOCOLS = {
     "smoke": Protocol(
         "smoke",
@@ -145,6 +199,7 @@ PROTOCOLS = {
         scores=True,
         tests=4,
         val_images=_SMOKE_VALIDATION,
+        stage=_smoke_stage,
     ),
     "rded": Protocol(
         "rded",
@@ -155,6 +210,7 @@ PROTOCOLS = {
         "dsa",
         "that of DC, DSA and MTT: SGD, 1000 epochs, rate / 10 halfway, differentiable Siamese augmentation",
         _paper("dsa"),
+        stage=_dsa_stage,
     ),
     "idc": Protocol(
         "idc",

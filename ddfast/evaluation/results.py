@@ -84,7 +84,7 @@ def _row(plan: Plan, specs: Sequence[Spec], records: Records) -> dict[str, Any]:
     tested = [sum(run["tested"][c] for run in runs) for c in range(len(runs[0]["tested"]))]
     correct = [sum(run["correct"][c] for run in runs) for c in range(len(tested))]
     curves = list(zip(*(run["top1"] for run in runs), strict=True))
-    row = {
+    return {
         "set": first.subject,
         "images": first.images,
         "labels": first.labels,
@@ -108,8 +108,25 @@ def _row(plan: Plan, specs: Sequence[Spec], records: Records) -> dict[str, Any]:
             "seconds": summary([run["seconds"] for run in runs]),
         },
         "recipe": _recipe(plan, first, runs[0]["images"]),
+        **_stages(plan, first, runs),
     }
-    return row
+
+
+def _stages(plan: Plan, spec: Spec, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Stage by stage, where students went through some; the subsets of random pictures may differ in size."""
+    staging = plan.staging(spec)
+    if staging is None:
+        return {}
+    parts = [
+        {
+            "images": round(mean(part["images"] for part in same), 2),
+            "epochs": same[0]["epochs"],
+            "lr": same[0]["lr"],
+            "top1": summary([part["top1"] for part in same]),
+        }
+        for same in zip(*(run["stages"] for run in runs), strict=True)
+    ]
+    return {"staged": {"mode": staging.mode, "momentum": "carried" if staging.carried else "anew", "stages": parts}}
 
 
 def _recipe(plan: Plan, spec: Spec, images: int) -> dict[str, Any]:

@@ -13,7 +13,9 @@ Keys (accuracies are fractions in [0, 1]; null where something was not measured)
     students           [{name, label}]
     results            one row per set, pictures ("distilled", "random-images", "random-bytes", "full"), labels ("hard",
                        "soft"), augmentation and student: {top1: {mean, std, values}, best_of_test, per_class, curve,
-                       loss, image_count, bytes, cost: {steps, flops, seconds}, recipe}; top1 is that of the last epoch
+                       loss, image_count, bytes, cost: {steps, flops, seconds}, recipe}; top1 is that of the last epoch.
+                       Of students that went through stages, recipe is that of a stage, and there is staged: {mode,
+                       momentum, stages: [{images, epochs, lr, top1: {mean, std, values}}]}, top1 at each one's end
     scores             [{set, student, labels, hlr, ior, lrs, ars}], each {mean, std, values} or null
     cross_architecture [{set, observer, labels, top1: [{mean, std}] one per student}] or null
     notes              list of text
@@ -77,6 +79,8 @@ def validate_report(report: Any, where: str = "report") -> dict[str, Any]:
             _check_all(f"{where}: {name}[{index}]", entry, schema)
     for index, row in enumerate(report["results"]):
         _require_length(f"{where}: results[{index}].per_class", row["per_class"], classes, "class")
+        for number, part in enumerate((row.get("staged") or {}).get("stages", ())):
+            _check_all(f"{where}: results[{index}].staged.stages[{number}]", part, _STAGE)
     for index, row in enumerate(report["cross_architecture"] or ()):
         _check_all(f"{where}: cross_architecture[{index}]", row, _CROSS)
         _require_length(f"{where}: cross_architecture[{index}].top1", row["top1"], students, "student")
@@ -192,6 +196,12 @@ _RESULT: tuple[tuple[str, _Check, str], ...] = (
     ("cost.flops", _or_null(_is_mapping), "a mapping or null"),
     ("cost.seconds", _summary_of(_is_number), "a mapping with mean, std and values"),
     ("recipe", _is_mapping, "a mapping"),
+)
+_STAGE: tuple[tuple[str, _Check, str], ...] = (
+    ("images", _is_number, "a number of images"),
+    ("epochs", _is_count, "a number of epochs"),
+    ("lr", _is_number, "a rate"),
+    ("top1", _summary_of(_is_fraction), _ACCURACY),
 )
 _SCORE: tuple[tuple[str, _Check, str], ...] = (
     ("set", _is_text, "text"),

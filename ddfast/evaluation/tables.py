@@ -48,6 +48,36 @@ def accuracy(report: Report) -> str:
     )
 
 
+def stages(report: Report) -> str:
+    """Accuracy after each stage, of students that went through some."""
+    rows = [row for row in report["results"] if row.get("staged") and row["augmented"]]
+    if not rows:
+        return ""
+    names = {entry["key"]: entry["name"] for entry in report["sets"]}
+    labels = {student["name"]: student["label"] for student in report["students"]}
+    count = max(len(row["staged"]["stages"]) for row in rows)
+    body = []
+    for row in rows:
+        parts = row["staged"]["stages"]
+        what = [names[row["set"]]] * (len(names) > 1) + [KINDS[row["images"]][0], f"{row['labels']} labels"]
+        cells = "".join(
+            f"<td>{percent(part['top1'], small=False)} <em>{part['images']:,.0f} images, {part['epochs']:,} epochs, "
+            f"lr {part['lr']:.3g}</em></td>"
+            for part in parts
+        )
+        cells += "<td>–</td>" * (count - len(parts))
+        body.append(f"<tr><td>{escape(labels[row['student']])} <em>{escape(', '.join(what))}</em></td>{cells}</tr>")
+    head = "<th>student</th>" + "".join(f"<th>stage {stage + 1}</th>" for stage in range(count))
+    staged = rows[0]["staged"]
+    after = "all before" if staged["mode"] == "progressive" else "no other"
+    return (
+        table(head, body) + "<p class='small' style='margin-top:8px'>Top-1 in % at the end of each stage. One student "
+        f"goes through all of them: a stage trains on its own images and {after}, with the schedule from its start and "
+        f"the momentum {'carried over' if staged['momentum'] == 'carried' else 'anew'}; the controls' pictures are "
+        "split into the same stages.</p>"
+    )
+
+
 def cross_architecture(report: Report) -> str:
     """Observer by student, shaded by accuracy."""
     rows = report["cross_architecture"]
@@ -133,7 +163,7 @@ def recipe(report: Report) -> str:
     teacher = one["teacher"]
     items = {
         "recipe": f"{report['protocol']['name']}: {report['protocol']['about']}",
-        "student training": recipe_text(first["recipe"]),
+        "student training": recipe_text(first["recipe"]) + _staged_text(first),
         "test pictures": (
             f"{report['validation']['name']}, {report['validation']['images']:,} pictures, "
             f"{report['validation']['preparation']}; {report['validation']['unreadable']} unreadable"
@@ -210,6 +240,12 @@ def _flops(count: int | None) -> str:
         return "–"
     exponent = len(str(count)) - 1
     return f"{count / 10**exponent:.1f}·10<sup>{exponent}</sup>"
+
+
+def _staged_text(row: Mapping[str, Any]) -> str:
+    """Behind the recipe of a stage."""
+    staged = row.get("staged")
+    return "" if not staged else f"; in each of {len(staged['stages'])} stages, {staged['mode']}"
 
 
 def recipe_text(values: Mapping[str, Any]) -> str:

@@ -17,12 +17,24 @@ from ddfast.evaluation.controls import Subset, random_subset
 from ddfast.evaluation.cost import guarded, training_flops
 from ddfast.evaluation.plan import DISTILLED, FULL, RANDOM_BYTES, RANDOM_IMAGES, Plan, Spec, Subject
 from ddfast.evaluation.protocols import full_config
+from ddfast.evaluation.staging import lesson_epochs, lessons_of, views
 from ddfast.evaluation.storage import image_format_of
 from ddfast.evaluation.students import build_student
 from ddfast.evaluation.validation import confusion
 from ddfast.nets.settings import torch_threads
-from ddfast.train import LoopOptions, NonFiniteLossError, StudentConfig, TrainConfig, TrainReport, fit, train_student
+from ddfast.train import (
+    Lesson,
+    LoopOptions,
+    NonFiniteLossError,
+    StudentConfig,
+    TrainConfig,
+    TrainReport,
+    fit,
+    train_in_stages,
+    train_student,
+)
 from ddfast.train.loop import OnProgress
+from ddfast.train.staged import stage_checkpoint
 
 _FULL_IMAGES = 10_000
 
@@ -72,7 +84,8 @@ def run_task(
 
     Returns:
         A JSON record: ``epochs`` and ``top1`` of the tests (the last is that of the last epoch), ``correct`` and
-        ``tested`` per class, ``losses`` per epoch, ``images``, ``bytes``, ``steps``, ``seconds``, ``flops``.
+        ``tested`` per class, ``losses`` per epoch, ``images``, ``bytes``, ``steps``, ``seconds``, ``flops``; where it
+        went through stages, ``stages`` with the ``images``, ``epochs``, ``lr`` and ``top1`` of each.
 
     Raises:
         NonFiniteLossError: names the task, epoch, step and learning rate.
@@ -89,12 +102,14 @@ def run_task(
         student = build_student(spec.student, classes, size, seed=seed, width=plan.width).to(plan.device)
         tests = Tests(plan, subject, None if spec.images == FULL else subject.space)
         recipe = _recipe(plan, spec, subject, pictures)
+        lessons = lessons_of(plan, spec, subject, pictures.labels)
+        ends = [recipe.epochs] if lessons is None else lesson_epochs(lessons)
         options = LoopOptions(
             checkpoint=checkpoint, identity={"task": spec.id}, validate=tests,
-            test_epochs=test_epochs(recipe.epochs, plan.tests),
+            test_epochs=test_epochs(ends[-1], plan.tests) | set(ends),
         )  # fmt: skip
         try:
-            report = _train(plan, spec, subject, student, pictures, recipe, watch, options)
+            report = _train(plan, spec, subject, student, pictures, recipe, lessons, watch, options)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(
                 f"{spec.id}: {error}. Finished students are kept: go on with --resume, or start anew with another --lr"
@@ -105,7 +120,9 @@ def run_task(
     live = subject.teacher is not None and spec.labels == "soft" and not _stored(subject, spec)
     teacher = subject.teacher.module if subject.teacher is not None and live else None
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        for file in (checkpoint, *(stage_checkpoint(checkpoint, stage) for stage in range(len(lessons or ())))):
+            file.unlink(missing_ok=True)
+    seen = recipe.epochs * len(pictures.images) if lessons is None else views(lessons)
     return {
         "epochs": [test.epoch for test in report.tested],
         "top1": [test.top1 for test in report.tested],
@@ -116,8 +133,18 @@ def run_task(
         "bytes": pictures.bytes,
         "steps": report.steps,
         "seconds": round(report.seconds, 2),
-        "flops": guarded(lambda: training_flops(student, size, recipe.epochs * len(pictures.images), teacher)),
+        "flops": guarded(lambda: training_flops(student, size, seen, teacher)),
+        **({} if lessons is None else {"stages": _stages(lessons, report)}),
     }
+
+
+def _stages(lessons: list[Lesson], report: TrainReport) -> list[dict[str, Any]]:
+    """What was trained in each stage, and the test at its end."""
+    tests = {test.epoch: test.top1 for test in report.tested}
+    return [
+        {"images": len(lesson.rows), "epochs": lesson.config.epochs, "lr": lesson.config.lr, "top1": tests[end]}
+        for lesson, end in zip(lessons, lesson_epochs(lessons), strict=True)
+    ]
 
 
 def training_pictures(plan: Plan, subject: Subject, spec: Spec) -> Subset:
@@ -194,6 +221,7 @@ def _train(
     student: nn.Module,
     pictures: Subset,
     recipe: TrainConfig,
+    lessons: list[Lesson] | None,
     watch: OnProgress | None,
     options: LoopOptions,
 ) -> TrainReport:
@@ -204,10 +232,13 @@ def _train(
     if _stored(subject, spec):
         return train_student(images, pictures.labels, student, None, recipe, soft_labels=subject.labels, **common)
     teacher = subject.teacher if spec.labels == "soft" else None
-    return train_student(
-        images, pictures.labels, student, None if teacher is None else teacher.on(plan.device), recipe,
-        teacher_normalization=None if teacher is None else teacher.normalization, **common,
-    )  # fmt: skip
+    common["teacher_normalization"] = None if teacher is None else teacher.normalization
+    module = None if teacher is None else teacher.on(plan.device)
+    if lessons is None:
+        return train_student(images, pictures.labels, student, module, recipe, **common)
+    staging = plan.staging(spec)
+    carried = staging is not None and staging.carried
+    return train_in_stages(images, pictures.labels, student, module, lessons, carried=carried, **common)
 
 
 def _in_space(subject: Subject, spec: Spec, pictures: Subset) -> Tensor:

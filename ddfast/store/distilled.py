@@ -107,6 +107,39 @@ class DistilledSet:
         """How the images are decoded before students train on them, from the manifest; into themselves if unknown."""
         return Formation.from_json(self.manifest.get("formation"))
 
+    @property
+    def stages(self) -> Tensor | None:
+        """The stage of each image of a progressive set (PDD), int64 [N] from 0, from the manifest; None for others.
+
+        Raises:
+            ValueError: the manifest names other than one stage an image, or leaves a stage out.
+        """
+        found = self.manifest.get("stages")
+        if found is None:
+            return None
+        stages = torch.tensor(found, dtype=torch.int64)
+        last = int(stages.max()) if len(stages) else -1
+        if stages.shape != self.labels.shape or stages.unique().tolist() != list(range(last + 1)):
+            raise ValueError(
+                f"manifest: stages: got {len(stages)} entries with {sorted(set(found))} for {len(self)} images, "
+                "expected the stage of each, from 0 without a gap"
+            )
+        return stages
+
+    def stage_rows(self, stage: int, *, only: bool = False) -> Tensor:
+        """int64: which images belong to stages 1 .. ``stage`` of a progressive set, or to this ``only``.
+
+        Raises:
+            ValueError: the set has no stages, or not so many.
+        """
+        stages = self.stages
+        if stages is None:
+            raise ValueError(f"stage: got {stage!r}, but the set has no stages; leave it out")
+        count = int(stages.max()) + 1
+        if not 1 <= stage <= count:
+            raise ValueError(f"stage: got {stage!r}, expected 1 to {count}")
+        return torch.nonzero(stages == stage - 1 if only else stages < stage)[:, 0]
+
     def decoded(self) -> DistilledSet:
         """The set that students train on: itself, or with a `formation` more images, each of a part of a stored one.
 
@@ -139,23 +172,39 @@ class DistilledSet:
         target.write_bytes(contact_sheet_png(self))
         return target
 
-    def as_dataset(self, transform: Callable[[Any], Any] | None = None, *, kind: str = "pil") -> DistilledDataset:
+    def as_dataset(
+        self, transform: Callable[[Any], Any] | None = None, *, kind: str = "pil", stage: int | None = None,
+        only: bool = False,
+    ) -> DistilledDataset:  # fmt: skip
         """The set as a torch ``Dataset`` of (image, label) with ``.targets``, ``.classes`` and ``.class_to_idx``.
 
         Args:
             transform: applied to each image.
             kind: what images are before the transform: "pil" (RGB ``PIL.Image``, as torchvision's data sets give) or
                 "tensor" (uint8 [3, H, W]).
+            stage: of a progressive set, the images of stages 1 to this one; None for all.
+            only: the images of this stage alone.
 
         Raises:
-            ValueError: ``kind`` is neither.
+            ValueError: ``kind`` is neither, or there is no such stage.
         """
+        images, labels = self._pictures(stage, only)
+        return DistilledDataset(images, labels, self.class_names, transform, kind)
+
+    def _pictures(self, stage: int | None, only: bool) -> tuple[Tensor, Tensor]:
+        """Decoded images and labels of all or some stages."""
         made = self.decoded()
-        return DistilledDataset(made.images, made.labels, self.class_names, transform, kind)
+        if stage is None:
+            if only:
+                raise ValueError("only: got True without a stage; say which")
+            return made.images, made.labels
+        rows = made.stage_rows(stage, only=only)
+        return made.images[rows], made.labels[rows]
 
     def dataloader(
-        self, batch_size: int = 50, *, augment: bool = True, shuffle: bool = True, **options: Any
-    ) -> DataLoader:
+        self, batch_size: int = 50, *, augment: bool = True, shuffle: bool = True, stage: int | None = None,
+        only: bool = False, **options: Any,
+    ) -> DataLoader:  # fmt: skip
         """A ready ``DataLoader`` of (images float32 [n, 3, H, W] normalised, labels int64 [n]).
 
         Pixels are normalised as the manifest says (ImageNet's statistics where it says nothing). Augmentation is the
@@ -165,16 +214,19 @@ class DistilledSet:
             batch_size: images of a batch.
             augment: False gives the plain images.
             shuffle: a new order each epoch.
+            stage: of a progressive set, the images of stages 1 to this one, as a student trains on them stage after
+                stage (``manifest["stage_lrs"][stage - 1]`` is the rate); None for all.
+            only: the images of this stage alone.
             **options: of ``torch.utils.data.DataLoader`` (``num_workers``, ``drop_last``, ``generator`` ...).
 
         Raises:
-            ValueError: ``batch_size`` below 1, or an empty set.
+            ValueError: ``batch_size`` below 1, an empty set, or no such stage.
         """
         from ddfast.store.loader import make_loader
 
-        made = self.decoded()
+        images, labels = self._pictures(stage, only)
         return make_loader(
-            made.images, made.labels, self.manifest, self.normalization, batch_size, augment=augment, shuffle=shuffle,
+            images, labels, self.manifest, self.normalization, batch_size, augment=augment, shuffle=shuffle,
             **options,
         )  # fmt: skip
 

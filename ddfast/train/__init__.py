@@ -13,10 +13,12 @@ from ddfast.train.loop import (
 )
 from ddfast.train.many import train_many
 from ddfast.train.presets import preset
+from ddfast.train.staged import Lesson, stage_parts, train_in_stages
 from ddfast.train.student import StudentConfig, train_student
 from ddfast.train.supervised import accuracy, fit, predict, streamed_accuracy
 
 __all__ = [
+    "Lesson",
     "LoopOptions",
     "NonFiniteLossError",
     "StudentConfig",
@@ -29,7 +31,9 @@ __all__ = [
     "fit",
     "predict",
     "preset",
+    "stage_parts",
     "streamed_accuracy",
+    "train_in_stages",
     "train_many",
     "train_student",
 ]

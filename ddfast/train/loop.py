@@ -19,7 +19,7 @@ from ddfast.train.capture import CapturedStep, EagerStep
 from ddfast.train.config import NonFiniteLossError, OnProgress, Tested, TrainConfig, TrainProgress, TrainReport
 from ddfast.train.memory import TrainMemoryError, explained
 from ddfast.train.objective import Batch, Objective, Step, whole_step
-from ddfast.train.optimizers import MovingAverage, make_optimizer, reset_momentum, set_rate, step_rate
+from ddfast.train.optimizers import Gathered, MovingAverage, make_optimizer, reset_momentum, set_rate, step_rate
 from ddfast.train.views import epoch_order
 
 __all__ = [
@@ -71,6 +71,7 @@ def run(
     step: Step | Objective,
     on_progress: OnProgress | None = None,
     options: LoopOptions | None = None,
+    gathered: Gathered | None = None,
 ) -> TrainReport:
     """Train for ``config.epochs`` passes over ``count`` samples.
 
@@ -86,6 +87,7 @@ def run(
             returns a scalar loss.
         on_progress: called with a ``TrainProgress`` after each step (every 32 on a GPU).
         options: checkpoint, compilation, tests on the way.
+        gathered: the optimiser begins with what is in it, and leaves there what it has at the end.
 
     Raises:
         NonFiniteLossError: the loss is NaN or infinite; on a GPU noticed within 32 steps, so that steps need not wait.
@@ -97,7 +99,13 @@ def run(
     if count < 1:
         raise ValueError(f"images: got {count} images, expected at least 1")
     objective = step if isinstance(step, Objective) else whole_step(step)
-    return _Loop(model, count, config, objective, on_progress, options or LoopOptions()).run()
+    loop = _Loop(model, count, config, objective, on_progress, options or LoopOptions())
+    if gathered is None:
+        return loop.run()
+    gathered.give(loop.optimizer)
+    report = loop.run()
+    gathered.take(loop.optimizer)
+    return report
 
 
 class _Loop:

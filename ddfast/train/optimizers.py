@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -75,6 +76,24 @@ def step_rate(config: TrainConfig, epoch: int, step: int, steps: int) -> float:
     if config.schedule == "half_cosine":  # RDED steps it once an epoch
         return learning_rate(config.schedule, config.lr, epoch / config.epochs)
     return learning_rate(config.schedule, config.lr, (epoch * steps + step) / (config.epochs * steps))
+
+
+@dataclass
+class Gathered:
+    """What an optimiser has gathered (momentum, second moments) for the next training of the same model; empty at
+    first."""
+
+    state: dict[Any, Any] = field(default_factory=dict)
+
+    def give(self, optimizer: torch.optim.Optimizer) -> None:
+        """To a new optimiser."""
+        if self.state:
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": self.state, "param_groups": groups})
+
+    def take(self, optimizer: torch.optim.Optimizer) -> None:
+        """From one at its end."""
+        self.state = optimizer.state_dict()["state"]
 
 
 @torch.no_grad()

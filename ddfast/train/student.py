@@ -19,6 +19,7 @@ from ddfast.train.cutmix import apply_cutmix, draw_cutmix
 from ddfast.train.dsa import apply_dsa, draw_dsa, parse_strategy
 from ddfast.train.idc_augment import apply_idc, draw_idc
 from ddfast.train.loop import Batch, LoopOptions, Objective, OnProgress, TrainConfig, TrainReport
+from ddfast.train.optimizers import Gathered
 from ddfast.train.replay import Replay
 from ddfast.train.supervised import check_set, to_best_format
 from ddfast.train.views import ViewConfig, draw_views
@@ -85,6 +86,7 @@ def train_student(
     teacher_normalization: Normalization | None = None,
     on_progress: OnProgress | None = None,
     options: LoopOptions | None = None,
+    gathered: Gathered | None = None,
 ) -> TrainReport:
     """Train ``student`` in place.
 
@@ -105,6 +107,7 @@ def train_student(
         teacher_normalization: of the teacher's input, where it differs.
         on_progress: as in ``supervised.fit``.
         options: checkpoint, compilation, tests on the way.
+        gathered: of the optimiser, as in ``ddfast.train.loop.run``.
 
     Raises:
         TypeError, ValueError: wrong images or labels, teacher logits of another shape than the student's, or both a
@@ -136,7 +139,7 @@ def train_student(
         }
         options = replace(options, identity={**who, **options.identity})
     with batch_norm_twice(student, config.bn_twice):
-        return loop.run(student, len(images), config, loss.of(student), on_progress, options)
+        return loop.run(student, len(images), config, loss.of(student), on_progress, options, gathered)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,14 @@ class ContinualConfig:
         """
         values = {k: v for k, v in asdict(self).items() if k not in ("steps", "orders")}
         return EvaluationConfig(
-            **values, controls=False, soft=False, ars=False, full_data=False, curve_points=1, byte_control=False
+            **values,
+            controls=False,
+            soft=False,
+            ars=False,
+            full_data=False,
+            curve_points=1,
+            byte_control=False,
+            staged="union",
         )
 
     def as_json(self) -> dict[str, Any]:
