@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ddfast.data import Source, require_images
-from ddfast.methods._matching_config import STUDENT_LR, MatchingConfig
+from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
 from ddfast.runs import Ledger, Progress, RunError, atomic_write_bytes, open_ledger, refuse_occupied
@@ -89,6 +89,7 @@ def run_matching(
         if not ledger.finished():
             _distill(method, Problem(source, config, options, method), out, options, make_matcher, ledger)
         ledger.finish()
+    (out / CHECKPOINT).unlink(missing_ok=True)  # here, so that a run killed just before it leaves none for good
 
 
 def _distill(
@@ -96,20 +97,22 @@ def _distill(
 ) -> None:
     config, net = problem.config, problem.net
     images, labels = problem.real()
-    problem.pictures = problem.pictures[:0]
-    data = MatchingData(net, images, labels, images[:0], labels[:0])
+    problem.pictures = torch.empty(0, dtype=torch.uint8)
+    none = images.new_empty(0, *images.shape[1:])  # images[:0] would hold on to all of them
+    data = MatchingData(net, images, labels, none, labels.new_empty(0))
     matcher = make_matcher(problem, config, data, 0, out, options)
     del data, images, labels  # gigabytes for large sets; a matcher that needs them has them
     with ledger.claim("distill") as task:
         course = Loop(matcher, problem, out, options, stream=method).run()
         stored, classes = matcher.stored()
         lr = matcher.learned_lr()
+        recipe = config.recipe(lr)
         extras = {} if lr is None else {"lr": torch.tensor([lr])}
         manifest = {
             "method": method,
             "config": config.identity(),
-            "lr": STUDENT_LR if lr is None else lr,
-            "recipe": config.recipe(lr),
+            "lr": recipe["lr"],
+            "recipe": recipe,
             "tests": course.tests,
             **(matcher.notes() if isinstance(matcher, HasNotes) else {}),
             "losses": loss_curve(course.losses),
@@ -117,7 +120,6 @@ def _distill(
         extras |= matcher.extras() if isinstance(matcher, HasExtras) else {}
         problem.write(out, stored, classes, extras, manifest)
         task.complete({"losses": len(course.losses), "tests": course.tests})
-    (out / CHECKPOINT).unlink(missing_ok=True)
 
 
 def loss_curve(losses: Sequence[float]) -> list[float]:

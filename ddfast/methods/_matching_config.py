@@ -73,6 +73,8 @@ class MatchingConfig:
         for name, known in self.choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(known)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum: got {self.momentum!r}, expected a number in [0, 1)")
         if self.dsa:
             parse_strategy(self.dsa)
         if not 0 < self.holdout < 1:

@@ -44,10 +44,6 @@ class DSADraw:
     op: str
     values: Tensor
 
-    def to(self, device: torch.device) -> DSADraw:
-        """The same on ``device``."""
-        return DSADraw(self.op, self.values.to(device, non_blocking=True))
-
 
 def parse_strategy(strategy: str) -> tuple[str, ...]:
     """Operations of ``"color_crop_cutout"``; ValueError names an unknown one."""

@@ -36,10 +36,6 @@ class IDCDraw:
     steps: tuple[str, ...]
     values: Tensor
 
-    def to(self, device: torch.device) -> IDCDraw:
-        """The same on ``device``."""
-        return IDCDraw(self.steps, self.values.to(device, non_blocking=True))
-
 
 def draw_idc(
     strategy: str,

@@ -187,6 +187,13 @@ def test_stored_images_are_decoded_before_students_train() -> None:
     assert result.report["results"][0]["images"] == [4 * 4, 3 * 4 * 4]
 
 
+@pytest.mark.parametrize(("method", "apart"), [("dm", True), ("dc", False), ("mtt", False)])
+def test_sets_that_were_not_made_step_by_step_are_named(method: str, apart: bool) -> None:
+    """DM's classes never meet; DC trains its networks on all of them between two steps."""
+    notes = run(None, small_set(method=method), steps=1, orders=1, seeds=1, epochs=1).report["notes"]
+    assert any("all classes at hand" in note for note in notes) != apart
+
+
 def test_prepared_pictures_of_some_classes(tmp_path: Path) -> None:
     plain = open_validation(source(7, 2), NAMES, SIDE, None)
     write_cache(plain, tmp_path, 0)

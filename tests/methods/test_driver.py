@@ -111,6 +111,23 @@ def test_other_settings_and_damage_are_refused(tmp_path: Path, monkeypatch: pyte
         drift(tmp_path / "out", resume=True)
 
 
+def test_real_pictures_are_not_held_on_to_by_a_view(tmp_path: Path) -> None:
+    drift(tmp_path / "out")
+    assert DriftMatcher.made[-1].data.frozen.untyped_storage().nbytes() == 0
+
+
+def test_a_checkpoint_that_a_kill_left_behind_is_removed(tmp_path: Path) -> None:
+    drift(tmp_path / "out")
+    (tmp_path / "out/checkpoint.pt").write_bytes(b"of the last iteration")
+    drift(tmp_path / "out", resume=True)
+    assert not (tmp_path / "out/checkpoint.pt").exists()
+
+
+def test_momentum_that_never_decays_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"momentum: got 1\.0"):
+        DriftConfig(momentum=1.0)
+
+
 def test_students_are_trained_on_the_student_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 

@@ -178,6 +178,11 @@ def test_a_long_curve_of_losses_is_kept_as_means() -> None:
     assert loss_curve([float(k // 100) for k in range(200_000)]) == [float(k) for k in range(2000)]
 
 
+def test_students_rate_is_the_recipes(tmp_path: Path) -> None:
+    made = distilled(tmp_path / "set", iterations=1, test="none", lr_net=0.1)
+    assert made.manifest["lr"] == made.manifest["recipe"]["lr"] == 0.1
+
+
 def test_resnet_ap_can_be_matched_on(tmp_path: Path) -> None:
     made = distilled(tmp_path / "set", architecture="resnetap10", iterations=1, test="none", ipc=1)
     assert made.counts == [1, 1, 1]
@@ -189,6 +194,7 @@ def test_resnet_ap_can_be_matched_on(tmp_path: Path) -> None:
     [
         ({"zca": True}, "zca: got True"),
         ({"formation": 0}, "formation: got 0"),
+        ({"formation": 33}, "formation: got 33 at size=32"),
         ({"decode": "double"}, "decode: got 'double'"),
         ({"cutmix": 2.0}, "cutmix: got 2.0"),
         ({"dsa_net": "color_blur"}, "dsa: got 'color_blur'"),

@@ -155,11 +155,12 @@ def test_it_is_the_loop_of_the_paper(name: str) -> None:
     assert matcher.iteration == matcher.iterations
 
 
-def test_groups_of_classes_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_groups_of_classes_do_not_change_it(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, net = [], replace(NET, norm=norm)
     for part in (1, 16, 1000):
         monkeypatch.setattr("ddfast.train.matching.idc._PART", {"cpu": part})
-        matcher = IDCMatcher(*problem(), Formation(2), SPACE, SETTINGS)
+        matcher = IDCMatcher(*problem(net), Formation(2), SPACE, SETTINGS)
         assert len(matcher._groups()) == {1: 3, 16: 2, 1000: 1}[part]
         matcher.advance()
         found.append(matcher.state.images)

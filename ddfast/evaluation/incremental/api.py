@@ -154,6 +154,6 @@ def _subject(
     space = training_space(distilled, source, config.evaluation())
     if kind is not None and space is None:
         notes.append(f"{name}: students train on visible pixels; preset dsa takes the images as they were distilled.")
-    if (distilled.manifest.get("method") or "") not in ("coreset", "dm", "dc", "dsa", ""):
+    if (distilled.manifest.get("method") or "") not in ("coreset", "dm", ""):
         notes.append(f"{name}: the images were distilled with all classes at hand, not step by step.")
     return Subject(key, name, distilled, measure(distilled, None), None, (), None, space)

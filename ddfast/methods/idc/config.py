@@ -76,6 +76,8 @@ class IDCConfig(MatchingConfig):
             raise ValueError(f"cutmix: got {self.cutmix!r}, expected a share in [0, 1]")
         if self.zca:
             raise ValueError("zca: got True, but IDC's images are pixels in [0, 1]; expected False")
+        if self.formation > self.size:
+            raise ValueError(f"formation: got {self.formation} at size={self.size}, expected a tile of 1 pixel or more")
         if self.architecture != "convnet" and self.norm == "batch":
             raise ValueError(f"norm: got 'batch' for {self.architecture}, expected instance, group or none")
 

@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     **{
         f"{name}-ipc{ipc}": {**settings, "ipc": ipc}
         for name, settings in (
-            ("cifar10", _CIFAR), ("cifar100", _CIFAR), ("svhn", _SVHN), ("mnist", _MNIST), ("fashion", _GREY),
+            ("cifar10", _CIFAR), ("cifar100", _CIFAR), ("svhn", _SVHN), ("mnist", _MNIST), ("fashionmnist", _GREY),
         )
         for ipc in (1, 10, 50)
     },

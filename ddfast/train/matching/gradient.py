@@ -147,7 +147,7 @@ class GradientMatcher(ImageMatcher):
                 if settings.dsa:
                     draw = draw_dsa(
                         settings.dsa, len(index), size, seed=settings.seed, epoch=number, step=place, stream=stream
-                    ).to(index.device)
+                    )
                 yield index, draw
 
     def _trained(self, theta: Tensor, images: Tensor, outer: int) -> Tensor:

@@ -249,7 +249,7 @@ class IDCMatcher:
         sizes = [len(each) for each in images]
         want = mean_gradients(
             self.class_step, theta, torch.cat(real), self._targets(group, [len(each) for each in real]),
-            [len(each) for each in real], limit=self._limit(),
+            [len(each) for each in real], limit=None if self.data.net.norm == "batch" else self._limit(),
         )  # fmt: skip
         _, found, tape = self.class_step.first(theta, x.detach(), self._targets(group, sizes), sizes)
         away = found.sub_(want).mul_(self.matched)
@@ -283,7 +283,7 @@ class IDCMatcher:
             draw = draw_idc(
                 settings.augment, 1, (leaf.shape[2], leaf.shape[3]), seed=settings.seed, epoch=number, step=c,
                 siamese=True, stream=f"{settings.stream}/match",
-            ).to(leaf.device)  # fmt: skip
+            )  # fmt: skip
             with torch.no_grad():
                 real = apply_idc(real, draw)
             images = apply_idc(images, draw)

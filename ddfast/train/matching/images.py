@@ -162,7 +162,7 @@ class ImageMatcher:
         stream = f"{settings.stream}/siamese {label}"
         return draw_dsa(
             settings.dsa, 1, size, seed=settings.seed, epoch=iteration, step=step, siamese=True, stream=stream
-        ).to(self.images.device)
+        )
 
     def pair(self, label: int, images: Tensor, step: int = 0) -> Pair:
         """A class's batches in this iteration."""
