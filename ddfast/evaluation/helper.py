@@ -9,11 +9,13 @@ import sys
 from ddfast.evaluation.plan import Plan
 from ddfast.evaluation.runner import OUTPUTS, work
 from ddfast.runs import open_ledger
+from ddfast.runs.parent import end_with_parent
 
 
 def main() -> int:
     """Works until nothing is left; the parent reports what goes wrong in a task when it takes the task itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    end_with_parent()
     plan, out = pickle.load(sys.stdin.buffer)
     if not isinstance(plan, Plan):
         raise TypeError(f"got {type(plan).__name__} on standard input, expected a plan")

@@ -185,21 +185,23 @@ class _Adjoint:
                 if second.hv is not None:
                     products.append(second.hv * share)
             for product in products:
-                v = v + product
-        return Match(loss, found, rate, labels, thetas[-1])
+                v += product
+        return Match(loss, found, rate, labels, thetas[-1].clone())
 
-    def _forward(self) -> tuple[list[Tensor], list[list[Any]]]:
-        """All students along the way, and in store mode the tapes of each step's parts."""
-        thetas, tapes = [self.start], []
-        for inner in self.steps:
-            theta, kept = thetas[-1], []
-            after = theta
+    def _forward(self) -> tuple[Tensor, list[list[Any]]]:
+        """All students along the way [N + 1, P], and in store mode the tapes of each step's parts.
+
+        One block for the students: one by one they would lie between the steps' work memory and keep it from reuse.
+        """
+        thetas, tapes = self.start.new_empty(len(self.steps) + 1, len(self.start)), []
+        thetas[0] = self.start
+        for i, inner in enumerate(self.steps):
+            theta, after, kept = thetas[i], thetas[i + 1].copy_(thetas[i]), []
             for part in self._parts(inner):
                 _, gradient, tape = self.step.first(theta, *self._batch(part))
                 assert gradient is not None
-                after = after - (self.rate * part.share) * gradient
+                after -= (self.rate * part.share) * gradient
                 kept += [tape] if self.store else []
-            thetas.append(after)
             tapes.append(kept)
         return thetas, tapes
 
