@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,29 @@ class Problem:
         self.test = self.space.apply(pictures[held]).to(self.device)
         self.test_labels = labels[held].to(self.device)
         self.fingerprint = set_fingerprint(self.pictures, self.labels)
+        self.pool: Tensor | None = None
 
     def real(self) -> tuple[Tensor, Tensor]:
         """The pictures that are not held out, in the space, float32 [N, 3, S, S], and their classes; on the device."""
         return self.space.apply(self.pictures).to(self.device), self.labels.to(self.device)
 
+    def among(self, chosen: Tensor, *, everywhere: bool) -> Problem:
+        """The same with initial images from the pictures ``chosen``, bool [N], and where ``everywhere`` without any
+        others."""
+        made = copy.copy(self)
+        if everywhere:
+            made.pictures, made.labels = self.pictures[chosen], self.labels[chosen]
+            made.fingerprint = set_fingerprint(made.pictures, made.labels)
+        else:
+            made.pool = chosen
+        return made
+
     def initial_rows(self, per_class: int, stage: int = 0) -> Tensor:
         """int64 [classes * per_class]: random pictures of each class in turn, others in each stage (from 0)."""
         chosen = []
         for label in range(len(self.class_names)):
-            rows = torch.nonzero(self.labels == label)[:, 0]
+            own = self.labels == label
+            rows = torch.nonzero(own if self.pool is None else own & self.pool)[:, 0]
             order = seeds.permutation(self.config.seed, f"{self.stream}/init", label, len(rows))
             places = torch.arange(stage * per_class, (stage + 1) * per_class) % len(rows)
             chosen.append(rows[torch.from_numpy(order)[places]])

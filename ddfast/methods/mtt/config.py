@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import option
 from ddfast.train.adjoint.unroll import MEMORIES
+from ddfast.train.experts import ExpertConfig
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,17 @@ class MTTConfig(MatchingConfig):
             raise ValueError(f"batch_syn: got {self.batch_syn!r}, expected 1 or more (default: all images)")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema: got {self.ema!r}, expected a decay in [0, 1); 0 is off")
+
+    def expert_config(self) -> ExpertConfig:
+        """How its experts are trained."""
+        return ExpertConfig(
+            self.experts, self.expert_train_epochs, self.expert_batch, self.expert_lr, self.dsa, self.precision,
+            self.seed,
+        )  # fmt: skip
+
+    def expert_info(self) -> dict[str, str]:
+        """What their store says about the pictures."""
+        return {"space": "zca" if self.zca else "normalized"}
 
     @property
     def keeps_best(self) -> bool:

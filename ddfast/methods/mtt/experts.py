@@ -10,7 +10,7 @@ import torch
 from ddfast.methods._options import RunOptions
 from ddfast.methods.mtt.config import MTTConfig
 from ddfast.nets.flat_net import FlatNet
-from ddfast.train.experts import ExpertConfig, train_experts, trained
+from ddfast.train.experts import train_experts, trained
 from ddfast.train.matching import MatchingData
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore, read_replay_buffers
 
@@ -41,14 +41,10 @@ def find_experts(
     """
     net = data.net
     if config.buffers is None or data.starts is not None:
-        recipe = ExpertConfig(
-            config.experts, config.expert_train_epochs, config.expert_batch, config.expert_lr, config.dsa,
-            config.precision, config.seed,
-        )  # fmt: skip
         starts = None if data.starts is None else torch.stack([data.starts[k] for k in range(config.experts)])
         store = train_experts(
-            net, data.images, data.labels, recipe, out, starts=starts, pictures=pictures,
-            info={"space": _space(config)}, device=options.torch_device(), quiet=options.quiet,
+            net, data.images, data.labels, config.expert_config(), out, starts=starts, pictures=pictures,
+            info=config.expert_info(), device=options.torch_device(), quiet=options.quiet,
         )  # fmt: skip
         return store, OWN
     place = Path(config.buffers)
@@ -95,12 +91,7 @@ def _space_by_name(place: Path) -> str:
     return "zca" if any(part.upper() in ("CIFAR10", "CIFAR100") for part in place.parts) else "unknown"
 
 
-def _space(config: MTTConfig) -> str:
-    return "zca" if config.zca else "normalized"
-
-
 def _same_space(place: Path, there: str, config: MTTConfig) -> None:
-    if there not in (_space(config), "unknown"):
-        raise ValueError(
-            f"buffers: {place} has experts of {there} pictures, but the run's are {_space(config)}; set zca to fit"
-        )
+    own = config.expert_info()["space"]
+    if there not in (own, "unknown"):
+        raise ValueError(f"buffers: {place} has experts of {there} pictures, but the run's are {own}; set zca to fit")

@@ -7,6 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from ddfast.methods._matching_config import MatchingConfig
@@ -15,6 +16,8 @@ from ddfast.methods._registry import Method, get_method, method_names
 
 # what the stages decide of a base
 _OWN = {"ipc": "ipc_per_stage", "seed": "seed", "preset": "base_preset"}
+COUNT = "train"  # forgetting scores are counted by the run itself
+SCOPES = ("all", "pool")
 _TRUE, _FALSE, _NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("none", "")
 
 
@@ -36,6 +39,23 @@ class PDDConfig:
     pool: int = option(
         20, "networks a stage begins at (mtt: one an expert); 0 trains a new one in every iteration, as the paper does"
     )
+    forgetting: str | None = option(
+        None, "discard easy examples: stage k sees real pictures that networks forgot more and more often while they "
+        "were trained, by the scores in this folder or file, or train: counted first on all pictures (with "
+        "difficulty_scope=pool while mtt's own experts are trained)"
+    )  # fmt: skip
+    difficulty_interval: float = option(
+        10.0, "forgetting events that a stage spans: stage k sees scores in [(k - 1) d, k d), the last without end"
+    )
+    difficulty_scope: str = option(
+        "all", "what is limited to a stage's own pictures: all (initial images, matching, experts) or pool (initial "
+        "images alone, as PDD's program did over mtt)"
+    )  # fmt: skip
+    forgetting_networks: int | None = option(None, "networks that count, for forgetting=train (default: mtt's, 10)")
+    forgetting_epochs: int | None = option(None, "epochs of their training (default: those of mtt's experts, 50)")
+    lr_lr_later: float | None = option(
+        None, "mtt's lr_lr from the second stage on; PDD's program takes 1e-5 on CIFAR-10 with ipc_per_stage=1"
+    )
     seed: int = option(0, "of every draw")
     base_preset: str | None = option(None, "preset of the base method")
     base_option: Mapping[str, Any] | None = option(
@@ -47,6 +67,22 @@ class PDDConfig:
         for name in ("stages", "ipc_per_stage", "transition_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 1 or more")
+        for name in ("forgetting_networks", "forgetting_epochs"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 1 or more")
+        if not self.difficulty_interval > 0:
+            raise ValueError(f"difficulty_interval: got {self.difficulty_interval!r}, expected a positive number")
+        if self.difficulty_scope not in SCOPES:
+            raise ValueError(f"difficulty_scope: got {self.difficulty_scope!r}, expected one of {', '.join(SCOPES)}")
+        if self.lr_lr_later is not None and not hasattr(self.base_config, "lr_lr"):
+            raise ValueError(
+                f"lr_lr_later: got {self.lr_lr_later!r}, but base {self.base} learns no rate; leave it out"
+            )
+        if self.forgetting and self.difficulty_scope == "all" and getattr(self.base_config, "buffers", None):
+            raise ValueError(
+                "forgetting: with difficulty_scope=all a stage's experts are trained on its own pictures, but "
+                "base_option has buffers; leave one of them out, or give difficulty_scope=pool"
+            )
         if self.pool < 0:
             raise ValueError(f"pool: got {self.pool!r}, expected 0 (a new network in every iteration) or more")
         if getattr(self.base_config, "soft_labels", False) and self.stages > 1:
@@ -90,6 +126,13 @@ class PDDConfig:
         empty: dict[str, Any] = {name: None for name, value in values.items() if value is None}
         return dataclasses.replace(config, **empty) if empty else config
 
+    def stage_config(self, stage: int) -> MatchingConfig:
+        """The base method's settings of a stage (from 0)."""
+        if stage == 0 or self.lr_lr_later is None:
+            return self.base_config
+        later: dict[str, Any] = {"lr_lr": self.lr_lr_later}
+        return dataclasses.replace(self.base_config, **later)
+
     @property
     def ipc(self) -> int:
         """Distilled images per class in all."""
@@ -103,11 +146,15 @@ class PDDConfig:
     def identity(self) -> dict[str, Any]:
         """What decides the result, as JSON values."""
         names = ("base", "stages", "ipc_per_stage", "conditioning", "transition", "transition_epochs")
-        return {
-            **{name: getattr(self, name) for name in names},
-            "networks": self.networks,
-            "base_config": self.base_config.identity(),
-        }
+        found: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.forgetting is not None:
+            counted = self.forgetting == COUNT
+            found["forgetting"] = COUNT if counted else Path(self.forgetting).name
+            own = ("difficulty_interval", "difficulty_scope", *(("forgetting_networks", "forgetting_epochs") * counted))
+            found |= {name: getattr(self, name) for name in own}
+        if self.lr_lr_later is not None:
+            found["lr_lr_later"] = self.lr_lr_later
+        return {**found, "networks": self.networks, "base_config": self.base_config.identity()}
 
 
 def _typed(method: Method, name: str, value: Any) -> Any:

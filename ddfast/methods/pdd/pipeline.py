@@ -16,6 +16,7 @@ from ddfast.methods._matching_config import STUDENT_LR
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
 from ddfast.methods.pdd.config import PDDConfig
+from ddfast.methods.pdd.difficulty import Difficulty, scores_digest
 from ddfast.methods.pdd.part import Part
 from ddfast.methods.pdd.starts import FreshStarts, Lesson, Transition, keep_origins, pooled_starts
 from ddfast.runs import Ledger, RunError, open_ledger, refuse_occupied
@@ -45,6 +46,8 @@ def run(source: Source, out: Path, config: PDDConfig, options: RunOptions, obser
         "config": config.identity(),
         "source": {"name": source.name, "fingerprint": source.fingerprint()},
     }
+    if (scores := scores_digest(config)) is not None:
+        settings["scores"] = scores
     tasks = [*(_task(stage) for stage in range(config.stages)), "write"]
     with open_ledger(
         out, tasks, settings, resume=options.resume, overwrite=options.overwrite, outputs=OUTPUTS
@@ -75,6 +78,9 @@ class _Run:
         self.problem = Problem(source, self.base, options, config.base, ipc=config.ipc)
         self.transition = Transition(self.base, self.problem.net, config.transition_epochs, self.problem.device)
         self.parts: list[Part] = []
+        self.difficulty: Difficulty | None = None
+        if config.forgetting is not None:
+            self.difficulty = Difficulty.of(self.problem, config, options, out / STAGES)
 
     def all(self) -> None:
         for stage in range(self.config.stages):
@@ -108,17 +114,19 @@ class _Run:
             shutil.rmtree(folder / EXPERTS)  # gigabytes that nothing reads again
 
     def _matcher(self, stage: int, starts: Starts | None) -> Matcher:
-        images, labels = self.problem.real()
+        problem = self.problem if self.difficulty is None else self.difficulty.problem(self.problem, stage)
+        images, labels = problem.real()
         frozen, frozen_labels = images[:0], labels[:0]
         if self.config.conditioning and self.parts:
             frozen = torch.cat([part.stored for part in self.parts]).to(images)
             frozen_labels = torch.cat([part.labels for part in self.parts]).to(labels)
-        data = MatchingData(self.problem.net, images, labels, frozen, frozen_labels, starts)
-        # fresh experts are the same in every stage: trained once, in the first stage's folder
-        folder = self._folder(stage if starts is not None else 0)
+        data = MatchingData(problem.net, images, labels, frozen, frozen_labels, starts)
+        # fresh experts of the same pictures are the same in every stage: trained once, in the first stage's folder
+        own = starts is not None or (self.difficulty is not None and self.difficulty.everywhere)
+        folder = self._folder(stage if own else 0)
         make = self.config.method.make_matcher
         assert make is not None
-        matcher: Matcher = make(self.problem, self.base, data, stage, folder, self.options)
+        matcher: Matcher = make(problem, self.config.stage_config(stage), data, stage, folder, self.options)
         if stage == 0 and self.config.transition and self.config.stages > 1 and isinstance(matcher, HasStarts):
             keep_origins(folder / STARTS, matcher.starts(), self.config.networks, {"origins": "first stage"})
         return matcher
@@ -169,6 +177,7 @@ class _Run:
             "stage_lrs": [STUDENT_LR if lr is None else lr for lr in lrs],
             "stage_momentum": "carried",  # from stage to stage, when a student is trained on one after the other
             "tests": [{"stage": stage, **test} for stage, part in enumerate(parts) for test in part.tests],
+            **({} if self.difficulty is None else {"stage_pictures": self.difficulty.counts}),
             **notes,
             "losses": [loss_curve(part.losses) for part in parts],
         }
