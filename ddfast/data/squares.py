@@ -29,7 +29,7 @@ def whole_images(source: Source, size: int, per_class: int) -> tuple[Tensor, Ten
             images.append(part)
             labels += [label] * len(part)
     stream.close()
-    return torch.cat(images), torch.tensor(labels)
+    return torch.cat(images), torch.tensor(labels, dtype=torch.int64)
 
 
 def centre_squares(source: Source, stream: Stream, label: int, positions: NDArray[np.int64], size: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddfast.nets.convnet import NORMS, ConvNet
+from ddfast.nets.flat_net import join_flat, split_flat
 
 POOLS = ("avg", "max", "none")
 
@@ -69,10 +70,7 @@ class FlatConvNet:
         Raises:
             ValueError: another length.
         """
-        if theta.shape[-1] != self.size:
-            raise ValueError(f"theta: got {theta.shape[-1]} numbers, expected {self.size} for {self}")
-        parts = theta.split([math.prod(shape) for shape in self.shapes], -1)
-        return [part.reshape(*theta.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return split_flat(theta, self.shapes, self)
 
     def join(self, tensors: Iterable[Tensor]) -> Tensor:
         """theta of tensors in the order of ``shapes``, such as one snapshot of a ``replay_buffer`` file.
@@ -80,12 +78,7 @@ class FlatConvNet:
         Raises:
             ValueError: other shapes.
         """
-        listed = list(tensors)
-        if [tuple(t.shape) for t in listed] != self.shapes:
-            raise ValueError(
-                f"tensors: got shapes {[tuple(t.shape) for t in listed]}, expected {self.shapes} for {self}"
-            )
-        return torch.cat([t.reshape(-1) for t in listed])
+        return join_flat(tensors, self.shapes, self)
 
     def init(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
         """A fresh theta: uniform in +- 1 / sqrt(fan in) as PyTorch initialises layers, norms 1 and 0."""

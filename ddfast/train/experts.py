@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ddfast.nets.flat_net import FlatNet
 from ddfast.runs import Ledger, Progress, RunError, Task, identify_worker, open_ledger
-from ddfast.runs.seeds import stream_key
 from ddfast.store import set_fingerprint
 from ddfast.train.adjoint.many_step import ManyStep, fastest_way
 from ddfast.train.adjoint.step import PRECISIONS, float32
 from ddfast.train.config import NonFiniteLossError
 from ddfast.train.dsa import STRATEGY
+from ddfast.train.flat_student import fresh_theta
 from ddfast.train.forgetting import FORGETTING_FILE, STATES_FOLDER, ForgettingCounter, ForgettingStates
 from ddfast.train.passes import PassKey, batches
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore
@@ -199,8 +199,11 @@ class _Training:
     def _begin(self, task: Task) -> _Running:
         number = int(task.id.rpartition("-")[2])
         if self.store.epochs_done(number) < 0:
-            fresh = _fresh(self.net, self.config, number) if self.starts is None else self.starts[number]
-            self.store.write(number, 0, fresh)
+            if self.starts is None:
+                begun = fresh_theta(self.net, self.config.seed, f"expert {number}")
+            else:
+                begun = self.starts[number]
+            self.store.write(number, 0, begun)
         epoch, device = self.store.epochs_done(number), self.images.device
         counter = None if self.states is None else self.states.begin(number, epoch, device)
         return _Running(task, number, epoch, self.store.snapshot(number, epoch).to(device), counter)
@@ -242,11 +245,6 @@ class _Training:
             self.states.save(each.number, each.epoch, each.counter)
         self.store.write(each.number, each.epoch, theta)
         self.shown.update(1, f"expert {each.number}, loss {mean:.3f}")
-
-
-def _fresh(net: FlatNet, config: ExpertConfig, number: int) -> Tensor:
-    low, high = stream_key(config.seed, f"expert {number}")
-    return net.init(torch.Generator().manual_seed((high & 0x7FFFFFFF) << 32 | low))
 
 
 def trained(out: str | Path, net: FlatNet) -> TrajectoryStore:

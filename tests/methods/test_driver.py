@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import ddfast
+from ddfast.data import open_source
 from ddfast.methods import _matching_config
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
@@ -55,6 +56,26 @@ def test_held_out_pictures_are_not_trained_on() -> None:
     assert len(seen) == 27
     assert not seen & tested
     assert torch.bincount(problem.test_labels).tolist() == [3, 3, 3]
+
+
+def test_a_source_without_a_readable_picture_is_named(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            (tmp_path / name / f"{number}.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"readable pictures of each class .*: cats 0, dogs 0"):
+        Problem(open_source(tmp_path), DriftConfig(**SETTINGS), RunOptions(device="cpu"), "drift")
+
+
+@pytest.mark.parametrize("zca", [False, True])
+def test_real_pictures_do_not_depend_on_how_many_are_converted_at_a_time(
+    zca: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem(source(), DriftConfig(**SETTINGS, zca=zca), RunOptions(device="cpu"), "drift")
+    monkeypatch.setattr("ddfast.methods._problem._PICTURES", 5)
+    images, labels = problem.real()
+    torch.testing.assert_close(images, problem.space.apply(problem.pictures))
+    assert torch.equal(labels, problem.labels)
 
 
 def test_initial_pictures_differ_from_stage_to_stage_and_are_of_their_class() -> None:
