@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import option
 from ddfast.methods._registry import register_method
+from ddfast.train.dsa import DIGITS
 
 if TYPE_CHECKING:
     from ddfast.data import Source
@@ -39,11 +40,11 @@ class DMConfig(MatchingConfig):
 # The authors' rate of the images is 1, and 10 from 100 images per class on.
 PRESETS: dict[str, dict[str, Any]] = {
     **{f"{name}-ipc{ipc}": {"ipc": ipc} for name in ("cifar10", "cifar100", "fashionmnist") for ipc in (1, 10, 50)},
-    **{f"mnist-ipc{ipc}": {"ipc": ipc, "dsa": "color_crop_cutout_scale_rotate"} for ipc in (1, 10, 50)},
+    **{f"mnist-ipc{ipc}": {"ipc": ipc, "dsa": DIGITS} for ipc in (1, 10, 50)},
     **{f"tinyimagenet-ipc{ipc}": {"ipc": ipc, "size": 64, "depth": 4} for ipc in (1, 10, 50)},
     "cifar10-ipc100": {"ipc": 100, "lr_img": 10.0},
     "smoke": {
-        "ipc": 1, "iterations": 160, "batch_real": 32, "width": 32, "dsa": "color_crop_cutout_scale_rotate",
+        "ipc": 1, "iterations": 160, "batch_real": 32, "width": 32, "dsa": DIGITS,
         "eval_every": 80, "eval_students": 1, "eval_epochs": 50,
     },
 }  # fmt: skip

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from ddfast.methods._gradient import GradientConfig, matcher_maker, presets
 from ddfast.methods._options import option
 from ddfast.methods._registry import register_method
+from ddfast.train.dsa import DIGITS
 
 if TYPE_CHECKING:
     from ddfast.data import Source
     from ddfast.methods._options import RunOptions
 
 __all__ = ["PRESETS", "DSAConfig"]
-
-# a mirrored digit is another one
-_DIGITS = {"dsa": "color_crop_cutout_scale_rotate"}
 
 
 @dataclass(frozen=True)
@@ -28,10 +26,10 @@ class DSAConfig(GradientConfig):
 
 
 PRESETS = presets(
-    _DIGITS,
+    {"dsa": DIGITS},
     {
         "ipc": 1, "iterations": 60, "lr_img": 0.2, "batch_real": 32, "width": 32, "outer": 2, "inner": 4,
-        "lr_net": 0.02, "eval_every": 30, "eval_students": 1, "eval_epochs": 50, **_DIGITS,
+        "lr_net": 0.02, "eval_every": 30, "eval_students": 1, "eval_epochs": 50, "dsa": DIGITS,
     },
 )  # fmt: skip
 

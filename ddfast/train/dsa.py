@@ -22,6 +22,7 @@ from ddfast.train import dsa_rows
 from ddfast.train.dsa_rows import Rows
 
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
+DIGITS = "color_crop_cutout_scale_rotate"  # a mirrored digit is another one
 CROP, CUTOUT, SCALE, DEGREES = 0.125, 0.5, 1.2, 15.0
 BRIGHTNESS, SATURATION, CONTRAST = 1.0, 2.0, 0.5
 Values = NDArray[np.float64]
