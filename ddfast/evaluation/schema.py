@@ -44,18 +44,33 @@ def read_report(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: it is not JSON, or not valid; the message names the file and the key.
     """
+    return read_checked(path, validate_report)
+
+
+def read_checked(path: str | Path, validate: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """``report.json`` at a path, or in the folder there, as ``validate(content, where=...)`` gives it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not JSON, or ``validate`` refuses it.
+    """
     file = Path(path)
     file = file / "report.json" if file.is_dir() else file
     try:
         content = json.loads(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file}: not JSON ({error})") from error
-    return validate_report(content, where=str(file))
+    return validate(content, where=str(file))
 
 
 def report_bytes(report: Mapping[str, Any]) -> bytes:
     """The file's contents; ValueError names the first key that is not valid."""
     validate_report(report)
+    return json_bytes(report)
+
+
+def json_bytes(report: Mapping[str, Any]) -> bytes:
+    """A valid report as a file's contents."""
     return (json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 

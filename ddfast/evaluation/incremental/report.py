@@ -20,7 +20,6 @@ Keys of ``report.json``
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from ddfast.evaluation.incremental.plan import ContinualPlan, ContinualSpec
 from ddfast.evaluation.plan import DISTILLED
 from ddfast.evaluation.protocols import protocol
 from ddfast.evaluation.results import summary
+from ddfast.evaluation.schema import json_bytes, read_checked
 from ddfast.evaluation.storage import fingerprint
 from ddfast.evaluation.students import label_of
 from ddfast.store.manifest import current_versions
@@ -116,19 +116,13 @@ def read_continual(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: it is not JSON, or not valid; the message names the file and the key.
     """
-    file = Path(path)
-    file = file / "report.json" if file.is_dir() else file
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error})") from error
-    return validate_continual(content, where=str(file))
+    return read_checked(path, validate_continual)
 
 
 def continual_bytes(report: Mapping[str, Any]) -> bytes:
     """The file's contents; ValueError names the first key that is not valid."""
     validate_continual(report)
-    return (json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    return json_bytes(report)
 
 
 def validate_continual(report: Any, where: str = "report") -> dict[str, Any]:
