@@ -61,20 +61,21 @@ def stages(report: Report) -> str:
         parts = row["staged"]["stages"]
         what = [names[row["set"]]] * (len(names) > 1) + [KINDS[row["images"]][0], f"{row['labels']} labels"]
         cells = "".join(
-            f"<td>{percent(part['top1'], small=False)} <em>{part['images']:,.0f} images, {part['epochs']:,} epochs, "
-            f"lr {part['lr']:.3g}</em></td>"
+            f"<td>{percent(part['top1'], small=False)}<br>"
+            f"<em>{part['images']:,.0f} images<br>lr {part['lr']:.3g}</em></td>"
             for part in parts
         )
         cells += "<td>–</td>" * (count - len(parts))
-        body.append(f"<tr><td>{escape(labels[row['student']])} <em>{escape(', '.join(what))}</em></td>{cells}</tr>")
+        body.append(f"<tr><td>{escape(labels[row['student']])}<br><em>{escape(', '.join(what))}</em></td>{cells}</tr>")
     head = "<th>student</th>" + "".join(f"<th>stage {stage + 1}</th>" for stage in range(count))
     staged = rows[0]["staged"]
+    epochs = staged["stages"][0]["epochs"]
     after = "all before" if staged["mode"] == "progressive" else "no other"
     return (
         table(head, body) + "<p class='small' style='margin-top:8px'>Top-1 in % at the end of each stage. One student "
-        f"goes through all of them: a stage trains on its own images and {after}, with the schedule from its start and "
-        f"the momentum {'carried over' if staged['momentum'] == 'carried' else 'anew'}; the controls' pictures are "
-        "split into the same stages.</p>"
+        f"goes through all of them: a stage trains on its own images and {after} for {epochs:,} epochs, with the "
+        f"schedule from its start and the momentum {'carried over' if staged['momentum'] == 'carried' else 'anew'}; the "
+        "controls' pictures are split into the same stages.</p>"
     )
 
 
