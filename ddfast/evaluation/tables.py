@@ -74,8 +74,8 @@ def stages(report: Report) -> str:
     return (
         table(head, body) + "<p class='small' style='margin-top:8px'>Top-1 in % at the end of each stage. One student "
         f"goes through all of them: a stage trains on its own images and {after} for {epochs:,} epochs, with the "
-        f"schedule from its start and the momentum {'carried over' if staged['momentum'] == 'carried' else 'anew'}; the "
-        "controls' pictures are split into the same stages.</p>"
+        f"schedule from its start and the momentum {'carried over' if staged['momentum'] == 'carried' else 'anew'}; "
+        "the controls' pictures are split into the same stages.</p>"
     )
 
 

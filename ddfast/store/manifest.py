@@ -22,7 +22,8 @@ Keys (all are there but those that may be absent; null where nothing is known)
     formation         {factor, kind, cap} of images that are decoded before students train on them; may be absent
     stages            of a progressive set: the stage of each image, from 0, in the set's order; may be absent, as are
     stage_lrs         the rate that students train at in each stage, on its images and all before, and
-    stage_momentum    "carried" where the optimiser's momentum goes on from stage to stage
+    stage_momentum    "carried" where the optimiser's momentum goes on from stage to stage, and
+    stage_pictures    how many real pictures each stage saw, where easy ones were discarded
     failures          [{label, sample, reason}], source files that were skipped
 """
 
