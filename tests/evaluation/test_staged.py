@@ -147,6 +147,12 @@ def test_stopped_and_resumed_it_ends_in_the_same_weights(
     assert second.losses == first.losses
 
 
+def test_stages_draw_apart() -> None:
+    """Epochs begin at 0 in each stage, so that one seed would repeat augmentations."""
+    assert stage_seed(3, 0) == 3
+    assert len({stage_seed(seed, stage) for seed in (3, 4) for stage in range(5)}) == 10
+
+
 def test_parts_of_each_mode() -> None:
     stages = torch.tensor([0, 2, 1, 0])
     assert [rows.tolist() for rows in stage_parts(stages, "progressive")] == [[0, 3], [0, 2, 3], [0, 1, 2, 3]]
