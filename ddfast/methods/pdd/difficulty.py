@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,7 +14,6 @@ from torch import Tensor
 from ddfast.methods._driver import EXPERTS
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
-from ddfast.methods.mtt.config import MTTConfig
 from ddfast.methods.pdd.config import COUNT, PDDConfig
 from ddfast.train.experts import ExpertConfig, train_experts
 from ddfast.train.forgetting import FORGETTING_FILE, ForgettingScores
@@ -21,6 +21,21 @@ from ddfast.train.trajectories import EXPERTS_FILE
 
 FOLDER = "forgetting"  # among the stages' folders
 _NETWORKS, _EPOCHS = 10, 50  # that count, where the base has no experts
+
+
+@runtime_checkable
+class TrainsExperts(Protocol):
+    """Settings of a base method with experts, trained unless there are ``buffers``."""
+
+    @property
+    def buffers(self) -> str | None:
+        """Folder of experts."""
+
+    def expert_config(self) -> ExpertConfig:
+        """How they are trained."""
+
+    def expert_info(self) -> dict[str, str]:
+        """What their store says about the pictures."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ def _scores(problem: Problem, config: PDDConfig, options: RunOptions, stages: Pa
     folder = stages / "0" / EXPERTS if own else stages / FOLDER
     if not (folder / FORGETTING_FILE).exists():
         base = config.base_config
-        info = base.expert_info() if isinstance(base, MTTConfig) else {}
+        info = base.expert_info() if isinstance(base, TrainsExperts) else {}
         folder.mkdir(parents=True, exist_ok=True)
         train_experts(
             problem.net, *problem.real(), recipe, folder, pictures=problem.fingerprint, info=info,
@@ -108,7 +123,7 @@ def _scores(problem: Problem, config: PDDConfig, options: RunOptions, stages: Pa
 def counting(config: PDDConfig) -> tuple[ExpertConfig, bool]:
     """How the networks are trained that count, and whether they are the first stage's own experts."""
     base = config.base_config
-    if isinstance(base, MTTConfig):
+    if isinstance(base, TrainsExperts):
         recipe = base.expert_config()
     else:
         recipe = ExpertConfig(_NETWORKS, _EPOCHS, dsa=base.dsa, precision=base.precision, seed=base.seed)
@@ -117,5 +132,5 @@ def counting(config: PDDConfig) -> tuple[ExpertConfig, bool]:
         experts=config.forgetting_networks or recipe.experts,
         epochs=config.forgetting_epochs or recipe.epochs,
     )
-    same = isinstance(base, MTTConfig) and base.buffers is None and changed == recipe
+    same = isinstance(base, TrainsExperts) and base.buffers is None and changed == recipe
     return changed, same and config.difficulty_scope == "pool"

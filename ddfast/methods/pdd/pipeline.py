@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ddfast.data import Source, require_images
 from ddfast.methods._driver import CHECKPOINT, EXPERTS, HasExtras, HasNotes, HasStarts, Loop, loss_curve
-from ddfast.methods._matching_config import STUDENT_LR
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
 from ddfast.methods.pdd.config import PDDConfig
@@ -116,7 +115,7 @@ class _Run:
     def _matcher(self, stage: int, starts: Starts | None) -> Matcher:
         problem = self.problem if self.difficulty is None else self.difficulty.problem(self.problem, stage)
         images, labels = problem.real()
-        frozen, frozen_labels = images[:0], labels[:0]
+        frozen, frozen_labels = images.new_empty(0, *images.shape[1:]), labels.new_empty(0)
         if self.config.conditioning and self.parts:
             frozen = torch.cat([part.stored for part in self.parts]).to(images)
             frozen_labels = torch.cat([part.labels for part in self.parts]).to(labels)
@@ -159,7 +158,7 @@ class _Run:
         if (self.out / MANIFEST_FILE).exists():
             return
         lrs = [part.lr for part in parts]
-        rate = lrs[-1] if lrs[-1] is not None else STUDENT_LR
+        recipes = [self.base.recipe(lr) for lr in lrs]
         names = set.intersection(*(set(part.extras) for part in parts))
         extras = {name: torch.cat([part.extras[name] for part in parts]) for name in sorted(names)}
         if all(lr is not None for lr in lrs):
@@ -171,10 +170,10 @@ class _Run:
             "method": "pdd",
             "preset": config.preset,
             "config": config.identity(),
-            "lr": rate,
-            "recipe": self.base.recipe(lrs[-1]),
+            "lr": recipes[-1]["lr"],
+            "recipe": recipes[-1],
             "stages": [stage for stage, part in enumerate(parts) for _ in part.labels],
-            "stage_lrs": [STUDENT_LR if lr is None else lr for lr in lrs],
+            "stage_lrs": [recipe["lr"] for recipe in recipes],
             "stage_momentum": "carried",  # from stage to stage, when a student is trained on one after the other
             "tests": [{"stage": stage, **test} for stage, part in enumerate(parts) for test in part.tests],
             **({} if self.difficulty is None else {"stage_pictures": self.difficulty.counts}),
