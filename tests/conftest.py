@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,15 +29,18 @@ def shared_data() -> Path:
 @pytest.fixture
 def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fills every freshly allocated tensor with NaN (or the largest integer), so that unwritten outputs show."""
-    plain = torch.empty
 
-    def empty(*args: object, **kwargs: object) -> torch.Tensor:
-        out = plain(*args, **kwargs)  # type: ignore[call-overload]
-        if out.device.type == "meta":
-            return out
-        return out.fill_(float("nan") if out.dtype.is_floating_point else torch.iinfo(out.dtype).max)
+    def poisoned(plain: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def empty(*args: object, **kwargs: object) -> torch.Tensor:
+            out = plain(*args, **kwargs)
+            if out.device.type == "meta":
+                return out
+            return out.fill_(float("nan") if out.dtype.is_floating_point else torch.iinfo(out.dtype).max)
 
-    monkeypatch.setattr(torch, "empty", empty)
+        return empty
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

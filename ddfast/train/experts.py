@@ -19,7 +19,7 @@ from ddfast.store import set_fingerprint
 from ddfast.train.adjoint.many_step import ManyStep, fastest_way
 from ddfast.train.adjoint.step import PRECISIONS, float32
 from ddfast.train.config import NonFiniteLossError
-from ddfast.train.dsa import STRATEGY
+from ddfast.train.dsa import STRATEGY, parse_strategy
 from ddfast.train.flat_student import fresh_theta
 from ddfast.train.forgetting import FORGETTING_FILE, STATES_FOLDER, ForgettingCounter, ForgettingStates
 from ddfast.train.passes import PassKey, batches
@@ -27,7 +27,9 @@ from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore
 
 __all__ = ["ExpertConfig", "expert_identity", "train_experts", "trained"]
 
-TOGETHER = 20  # on a GPU at most; at batch 256 and width 128 their planes take some 10 GB
+TOGETHER = 20  # on a GPU at most
+# of the first layer's planes of all of them: 10 GB a copy; indices of a tensor stay below 2**31
+_NUMBERS = 2**31 // 3
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,10 @@ class ExpertConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 1 or more")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: got {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"lr: got {self.lr!r}, expected a positive number")
+        if self.dsa:
+            parse_strategy(self.dsa)
 
 
 def expert_identity(net: FlatNet, config: ExpertConfig, images: Tensor, pictures: str) -> dict[str, Any]:
@@ -119,6 +123,9 @@ def train_experts(
         who["starts"] = hashlib.sha256(starts.numpy().astype("<f4").tobytes()).hexdigest()
     if together is not None and together < 1:
         raise ValueError(f"together: got {together!r}, expected 1 or more")
+    if not 0 < len(images) == len(labels):
+        raise ValueError(f"labels: got {len(labels)} for {len(images)} images, expected one each and at least one")
+    step = ManyStep(net, precision=config.precision)  # refuses what it cannot do before there is a folder
     tasks = [f"expert-{number:05d}" for number in range(config.experts)]
     ledger = open_ledger(out, tasks, who, resume=True, outputs=(EXPERTS_FILE, FORGETTING_FILE, STATES_FOLDER))
     steps = config.experts * config.epochs
@@ -134,19 +141,20 @@ def train_experts(
         done = sum(max(store.epochs_done(number), 0) for number in range(config.experts))
         mode = "quiet" if quiet else "auto"
         with Progress(steps, done=done, unit="epochs", title=f"training {config.experts} experts", mode=mode) as shown:
-            training = _Training(net, images.to(device), labels.to(device), config, starts, store, counting, shown)
-            training.run(ledger, together or _together(net, training.images.device, config.experts), on_expert)
+            training = _Training(step, images.to(device), labels.to(device), config, starts, store, counting, shown)
+            training.run(ledger, together or _together(net, training.images.device, config), on_expert)
         if states is not None:
             states.merge(config.experts)
         ledger.finish()
     return store
 
 
-def _together(net: FlatNet, device: torch.device, experts: int) -> int:
-    """As many as are faster side by side, but no more than each of the launched workers gets."""
+def _together(net: FlatNet, device: torch.device, config: ExpertConfig) -> int:
+    """As many as are faster side by side, but no more than fit, or than each of the launched workers gets."""
     if fastest_way(net, device) == "loop":
         return 1
-    return min(TOGETHER, -(-experts // identify_worker().count))
+    planes = config.batch_size * getattr(net, "width", 128) * net.input_size**2
+    return max(1, min(TOGETHER, _NUMBERS // planes, -(-config.experts // identify_worker().count)))
 
 
 @dataclass
@@ -167,7 +175,7 @@ class _Running:
 
 @dataclass
 class _Training:
-    net: FlatNet
+    step: ManyStep
     images: Tensor
     labels: Tensor
     config: ExpertConfig
@@ -178,7 +186,6 @@ class _Training:
 
     def run(self, ledger: Ledger, together: int, on_expert: Callable[[int], None] | None) -> None:
         """Takes experts until none is left; a finished one's place goes to the next."""
-        step = ManyStep(self.net, precision=self.config.precision)
         with ExitStack() as held:
             running: list[_Running] = []
             for first in ledger.claims():
@@ -194,13 +201,13 @@ class _Training:
                                 on_expert(each.number)
                     running = left
                     if running:
-                        self._pass(step, running)
+                        self._pass(running)
 
     def _begin(self, task: Task) -> _Running:
         number = int(task.id.rpartition("-")[2])
         if self.store.epochs_done(number) < 0:
             if self.starts is None:
-                begun = fresh_theta(self.net, self.config.seed, f"expert {number}")
+                begun = fresh_theta(self.step.net, self.config.seed, f"expert {number}")
             else:
                 begun = self.starts[number]
             self.store.write(number, 0, begun)
@@ -208,7 +215,7 @@ class _Training:
         counter = None if self.states is None else self.states.begin(number, epoch, device)
         return _Running(task, number, epoch, self.store.snapshot(number, epoch).to(device), counter)
 
-    def _pass(self, step: ManyStep, running: list[_Running]) -> None:
+    def _pass(self, running: list[_Running]) -> None:
         """An epoch of each, and its snapshot."""
         config = self.config
         thetas = torch.stack([each.theta for each in running])
@@ -216,7 +223,7 @@ class _Training:
         keys = [each.key for each in running]
         for batch in batches(self.images, self.labels, keys, config.batch_size, config.dsa, config.seed):
             with float32(config.precision):
-                first = step.first(thetas, batch.x, batch.y)
+                first = self.step.first(thetas, batch.x, batch.y)
             thetas.sub_(first.gradients, alpha=config.lr)
             totals += first.losses
             for each, rows, predicted, y in zip(running, batch.rows, first.probabilities, batch.y, strict=True):
@@ -235,7 +242,7 @@ class _Training:
                 )
 
     def _keep(self, each: _Running, theta: Tensor, mean: float) -> None:
-        if each.task.lost:
+        if each.task.lost or self.store.epochs_done(each.number) != each.epoch:
             raise RunError(
                 f"{self.store.path}: another worker has taken over expert {each.number}, since this one stood still "
                 "too long; start this worker again"

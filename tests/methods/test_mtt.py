@@ -239,6 +239,15 @@ def test_learned_rate_that_turns_negative_stops_with_the_state_before(tmp_path: 
     assert kept[-1][0] > 0
 
 
+def test_learned_labels_that_overflow_stop_with_the_state_before(tmp_path: Path) -> None:
+    ours = matching(tmp_path, soft_labels=True, lr_label=1e38)
+    ours.advance()
+    ours.state.velocities[2].fill_(3e38)
+    with pytest.raises(NonFiniteLossError, match=r"iteration 2 .*learned labels are not finite.*lower lr_label"):
+        ours.advance()
+    assert ours.state.iteration == 1
+
+
 def test_not_a_number_stops_with_the_state_before(tmp_path: Path) -> None:
     ours = matching(tmp_path)
     ours.advance()

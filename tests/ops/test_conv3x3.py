@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ddfast import _native, ops
 from ddfast.ops import available_backends, conv3x3
+from ddfast.ops.conv3x3 import native
 
 BACKENDS = [name for name in ("reference", "cpp") if name in available_backends("conv3x3")]
 FAMILY = ["conv3x3", "conv3x3_input_gradient", "conv3x3_weight_gradient"]
@@ -44,7 +45,7 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     module.set_isa(before)
 
 
-@pytest.mark.usefixtures("isa")
+@pytest.mark.usefixtures("isa", "poisoned_empty")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_winograd_errs_no_more_than_direct_convolution(shape: tuple[int, ...], threads: int) -> None:
@@ -56,6 +57,7 @@ def test_winograd_errs_no_more_than_direct_convolution(shape: tuple[int, ...], t
     direct = all_three(by_torch, *given)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    vars(native._local).clear()  # work memory of earlier calls is not poisoned
     try:
         with ops.use_backend("cpp", FAMILY):
             mine = all_three(conv3x3, *given)
@@ -79,6 +81,18 @@ def test_other_layouts_and_odd_shapes(backend: str) -> None:
             with ops.use_backend("reference", FAMILY):
                 got = conv3x3(x, f)
         torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
+
+
+def test_defaults_of_torch_do_not_matter() -> None:
+    given = planes(9, 128, 16, 16), planes(128, 128, 3, 3), planes(9, 128, 16, 16)
+    want = all_three(conv3x3, *given)
+    vars(native._local).clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = all_three(conv3x3, *given)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(want, again, strict=True))
 
 
 def test_it_is_differentiable_any_number_of_times() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ddfast import ops
 from ddfast.nets import ConvNet
 from ddfast.nets.convnet import NORMS
 from ddfast.nets.flat_convnet import POOLS, FlatConvNet
@@ -265,3 +266,26 @@ def test_hessian_product_and_gradients_of_one_step() -> None:
     torch.testing.assert_close(ours[1], theirs[1], rtol=1e-9, atol=1e-12)
     for x, y in zip(mine, want, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-12)
+
+
+def test_wide_steps_by_winograd_err_no_more_than_by_direct_convolutions() -> None:
+    """Width 128, where the convolutions of a CPU take fewer products: length of the error over the gradient's."""
+    net = FlatConvNet(4, 16, depth=2)
+    truth, given = problem(net, count=16), problem(net, torch.float32, count=16)
+    v = torch.randn(net.size, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+    def derivatives(data: dict[str, Any]) -> list[Tensor]:
+        step = PlaneStep(net)
+        _, gradient, tape = step.first(data["start"], data["images"], data["labels"])
+        second = step.second(data["start"], v.to(data["start"]), tape)
+        assert gradient is not None
+        assert second.hv is not None
+        assert second.images is not None
+        return [gradient, second.hv, second.images]
+
+    exact, ours = derivatives(truth), derivatives(given)
+    with ops.use_backend("reference", ["conv3x3", "conv3x3_input_gradient", "conv3x3_weight_gradient"]):
+        direct = derivatives(given)
+    for want, mine, theirs in zip(exact, ours, direct, strict=True):
+        errors = [((each.double() - want).norm() / want.norm()).item() for each in (mine, theirs)]
+        assert errors[0] <= 2 * errors[1] + 1e-5, errors

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from ddfast.runs import RunError, Task, seeds
 from ddfast.train import NonFiniteLossError, experts, trajectories
 from ddfast.train.adjoint import many_step
 from ddfast.train.dsa import STRATEGY
-from ddfast.train.experts import ExpertConfig, train_experts, trained
+from ddfast.train.experts import ExpertConfig, _together, train_experts, trained
 from ddfast.train.trajectories import TrajectoryStore, read_replay_buffers, write_replay_buffer
 
 NET = FlatConvNet(num_classes=3, input_size=8, depth=2, width=16)
@@ -265,7 +267,29 @@ def test_whitened_images_may_differ_in_last_bits(tmp_path: Path) -> None:
     assert len(train_experts(NET, images * (1 + 1e-7), labels, CONFIG, tmp_path, pictures="abc", quiet=True)) == 3
 
 
-@pytest.mark.parametrize("change", [{"experts": 0}, {"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}])
-def test_wrong_settings(change: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"experts": 0}, {"epochs": 0}, {"batch_size": 0}, {"lr": 0.0}, {"lr": math.inf}, {"dsa": "zoom"}]
+)
+def test_wrong_settings(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(change))}: got"):
         replace(CONFIG, **change)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_trained_leaves_no_folder(tmp_path: Path) -> None:
+    images, labels = pictures()
+    with pytest.raises(ValueError, match=r"labels: got 5 for \d+ images"):
+        train_experts(NET, images, labels[:5], CONFIG, tmp_path / "out", quiet=True)
+    with pytest.raises(ValueError, match="precision: got 'bf16'"):
+        train_experts(
+            replace(NET, norm="batch"), images, labels, replace(CONFIG, precision="bf16"), tmp_path / "out", quiet=True
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_many_side_by_side_on_a_gpu_as_fit() -> None:
+    cuda = torch.device("cuda")
+    assert _together(NET, torch.device("cpu"), ExpertConfig()) == 1
+    assert _together(FlatConvNet(), cuda, ExpertConfig()) == 20
+    assert _together(FlatConvNet(), cuda, ExpertConfig(experts=3)) == 3
+    assert _together(FlatConvNet(200, 64, depth=4), cuda, ExpertConfig()) == 5
+    assert _together(FlatConvNet(10, 224), cuda, ExpertConfig()) == 1

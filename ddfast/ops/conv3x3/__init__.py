@@ -18,7 +18,7 @@ def conv3x3(x: Tensor, w: Tensor) -> Tensor:
 
     The C++ backend takes float32 planes of even sides and at least 128 channels: with B, G, A of F(2x2, 3x3), an output
     square is ``A' [sum over channels of (G w G') * (B' d B)] A`` of its 4x4 square d, 16 products where there are 36.
-    Its rounding errors are no larger than those of direct convolution there. The gradients go the same way; the one in
+    Its rounding errors are at most twice those of direct convolution there. The gradients go the same way; the one in
     w is ``G' [sum over squares of (B' d B) (A g A')] G``.
 
     Differentiable any number of times: each of the three ops (``torch.ops.ddfast.conv3x3``, ``_input_gradient``,

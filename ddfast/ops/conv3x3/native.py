@@ -39,8 +39,10 @@ def _rejects(planes: Tensor, other: Tensor, *channels: int) -> str:
     n, _, h, w = planes.shape
     if planes.dtype != torch.float32 or other.dtype != torch.float32:
         return f"{planes.dtype} and {other.dtype} are left to the reference"
-    if h % 2 or w % 2 or n * h * w < 4 * _FEWEST:
-        return f"{n} planes of {h} x {w} are not parted into squares of 2 x 2"
+    if h % 2 or w % 2:
+        return f"planes of {h} x {w} are not parted into squares of 2 x 2"
+    if n * h * w < 4 * _FEWEST:
+        return f"{n} planes of {h} x {w} are too few"
     if min(channels) < _CHANNELS or any(c % 16 for c in channels):
         return f"{' to '.join(map(str, channels[::-1]))} channels are left to the reference"
     return ""
@@ -68,7 +70,7 @@ def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
         _transform(_SPLIT_GRADIENT, g[images], dm)
         torch.baddbmm(total, v.transpose(1, 2), dm, out=total)
     torch.mm(_kernel().T, total.view(16, -1), out=rows.view(9, -1))
-    filters = torch.empty((out, inner, 3, 3), memory_format=torch.channels_last)
+    filters = _channels_last(out, inner, 3, 3)
     return filters.copy_(rows.unflatten(0, (3, 3)).permute(3, 2, 0, 1))
 
 
@@ -77,7 +79,7 @@ def _convolved(x: Tensor, kernel: Tensor, filters: Tensor) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     n, inner, h, w = x.shape
     out = filters.shape[3]
-    y = torch.empty((n, out, h, w), memory_format=torch.channels_last)
+    y = _channels_last(n, out, h, w)
     rows, u, tiles_x, tiles_y = _room((9, inner, out), (16, inner, out), _shape(x, inner), _shape(x, out))
     torch.mm(kernel, rows.copy_(filters.flatten(0, 1)).view(9, -1), out=u.view(16, -1))
     for images, tiles in _parts(x):
@@ -112,7 +114,7 @@ def _room(*shapes: tuple[int, int, int]) -> list[Tensor]:
     kept: Tensor | None = getattr(_local, "room", None)
     if kept is None or kept.numel() < sum(sizes):
         with torch.inference_mode(False):
-            kept = _local.room = torch.empty(sum(sizes))
+            kept = _local.room = torch.empty(sum(sizes), dtype=torch.float32, device="cpu")
     return [
         part.as_strided(shape, (stride, shape[2], 1), part.storage_offset())
         for part, shape, stride in zip(kept[: sum(sizes)].split(sizes), shapes, strides, strict=True)
@@ -130,4 +132,9 @@ def _transform(method: int, planes: Tensor, tiles: Tensor) -> None:
 
 def _kernel() -> Tensor:
     """[16, 9]: takes filters w as rows to G w G'."""
-    return torch.kron(torch.tensor(_G), torch.tensor(_G))
+    g = torch.tensor(_G, dtype=torch.float32, device="cpu")
+    return torch.kron(g, g)
+
+
+def _channels_last(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)

@@ -97,7 +97,7 @@ def match_trajectory(
         lr: the student's learning rate.
         steps: the batches.
         unroll: "adjoint"; "autograd", the plain way through a graph of all steps; or "compile", that graph compiled by
-            torch.compile (minutes, anew for each number of steps; worth it on GPUs).
+            torch.compile (minutes, anew for each number of steps; not measured on a GPU yet).
         memory: "store" keeps each step's activations (a third of autograd's), "recompute" makes them again.
         adjoint: "exact", or "first_order" for TESLA's approximation (Cui et al., ICML 2023), which treats later
             parameters as constants: for comparison, its step is up to twice too long.

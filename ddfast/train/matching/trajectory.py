@@ -135,7 +135,7 @@ class TrajectoryMatcher:
         images, lr, logits = (
             x - rate * v for x, rate, v in zip((state.images, state.lr, state.logits), rates, velocities, strict=True)
         )
-        self._check(loss, images, float(lr), expert, start)
+        self._check(loss, images, float(lr), logits, expert, start)
         average = state.average.lerp(images, 1 - config.ema) if config.ema else images
         self.state = State(images, lr, logits, velocities, average, state.iteration + 1)
         return loss
@@ -216,7 +216,7 @@ class TrajectoryMatcher:
         y = self.soft_labels()
         return y * (gradient - (y * gradient).sum(1, keepdim=True))
 
-    def _check(self, loss: float, images: Tensor, lr: float, expert: int, start: int) -> None:
+    def _check(self, loss: float, images: Tensor, lr: float, logits: Tensor, expert: int, start: int) -> None:
         where = f"iteration {self.state.iteration + 1} (expert {expert}, start epoch {start})"
         kept = "; the state before it is kept. Start anew in another folder with"
         if not math.isfinite(loss) or not bool(torch.isfinite(images).all()):
@@ -226,3 +226,5 @@ class TrajectoryMatcher:
                 f"{where}: the student's learning rate went from {float(self.state.lr):.3g} to {lr:.3g}, expected a "
                 f"positive number{kept} a lower lr_lr"
             )
+        if not bool(torch.isfinite(logits).all()):
+            raise NonFiniteLossError(f"{where}: the learned labels are not finite{kept} a lower lr_label")
