@@ -34,7 +34,7 @@ def dsa(images: Tensor, params: Tensor, *, addend: bool = True) -> Tensor:
 
     Affine in the pixels, and differentiable in them any number of times: the gradient is `dsa_adjoint`, its gradient
     ``dsa(..., addend=False)``. Pixels and map are computed in float64 for float64 images and in float32 otherwise (map
-    in float64 on a CPU), and must be finite.
+    in float64 in C++), and must be finite.
 
     Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021 (arXiv 2102.08259); Kim
     et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022 (arXiv 2205.14959).
@@ -59,7 +59,8 @@ def dsa_adjoint(gradient: Tensor, params: Tensor) -> Tensor:
     """The transpose of `dsa`'s linear part: ``<dsa(x, addend=False), g> = <x, dsa_adjoint(g)>``.
 
     A pixel gathers from the pixels that took from it (GPU) or they are scattered picture by picture (CPU): either way
-    in one fixed order, so results repeat bit by bit.
+    in one fixed order, so results repeat bit by bit; not so on a GPU for float64 or more than 16 channels, which go to
+    the reference.
 
     Args:
         gradient: with respect to `dsa`'s result, [n, c, H, W].
