@@ -76,10 +76,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(parsers: Any, name: str, run: Any, **kwargs: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = parsers.add_parser(name, description=kwargs["help"], **kwargs)
+    parser: argparse.ArgumentParser = parsers.add_parser(
+        name, description=kwargs["help"], allow_abbrev=False, **kwargs
+    )  # abbreviations would take --ipc for pdd's --ipc-per-stage
     parser.add_argument("--traceback", action="store_true", help="show the full traceback of an error")
     parser.set_defaults(run=run)
     return parser
+
+
+_ABOUT = {
+    "coreset": "real pictures: random, herding, k-center or the most forgotten",
+    "dc": "gradient matching (Zhao et al., ICLR 2021)",
+    "dm": "distribution matching (Zhao and Bilen, WACV 2023)",
+    "dsa": "gradient matching with siamese augmentation (Zhao and Bilen, ICML 2021)",
+    "idc": "gradient matching of several small images in one (Kim et al., ICML 2022)",
+    "mtt": "trajectory matching (Cazenavette et al., CVPR 2022)",
+    "pdd": "progressive stages of mtt, idc, dc, dsa or dm (Chen et al., ICLR 2024)",
+    "rded": "mosaics of real patches (Sun et al., CVPR 2024)",
+}
 
 
 def _add_distill(commands: Any) -> None:
@@ -89,7 +103,7 @@ def _add_distill(commands: Any) -> None:
     methods = distill.add_subparsers(metavar="METHOD", required=True)
     for name in method_names():
         method = get_method(name)
-        one = _command(methods, name, _distill, help=f"the {name} method")
+        one = _command(methods, name, _distill, help=_ABOUT.get(name, f"the {name} method"))
         one.add_argument(
             "--data", required=True, help="folder of class folders, CIFAR or Tiny folder, .npz, or mnist5k"
         )
@@ -242,9 +256,11 @@ def _distill(arguments: argparse.Namespace) -> int:
         given["scale"] = tuple(given["scale"])
     given = {n: dict(value) if isinstance(value, list) else value for n, value in given.items()}  # of KEY=VALUE
     distill_to(arguments.method, arguments.data, arguments.out, preset=arguments.preset, **given)
+    manifest = read_manifest(arguments.out / "manifest.json")
     if arguments.json:
-        manifest = read_manifest(arguments.out / "manifest.json")
         print(json.dumps({"out": str(arguments.out), "images": len(manifest["images"]), "manifest": manifest}))
+    elif not given.get("quiet"):
+        print(f"{len(manifest['images'])} images in {arguments.out}; next: ddfast evaluate {arguments.out}")
     return 0
 
 

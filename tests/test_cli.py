@@ -33,7 +33,9 @@ def distill(pictures: Path, out: Path, *more: str) -> int:
 def test_distill_writes_the_set_and_reports(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert distill(pictures, tmp_path / "out") == 0
     assert len(list((tmp_path / "out").glob("0000?/*.jpg"))) == 6
-    text = capsys.readouterr().err
+    said = capsys.readouterr()
+    text = said.err
+    assert said.out == f"6 images in {tmp_path / 'out'}; next: ddfast evaluate {tmp_path / 'out'}\n"
     assert "source images" in text
     assert "x the limit" in text
     assert re.search(r"30/30 images \(100 %\), .*images/s", text)
@@ -67,6 +69,12 @@ def test_errors_are_one_line_and_say_what_to_do(
     assert "Traceback" not in text
     for word in words:
         assert word in text
+
+
+def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["distill", "pdd", "--data", "mnist5k", "--out", "nowhere", "--ipc", "2"])  # not --ipc-per-stage
+    assert "unrecognized arguments: --ipc 2" in capsys.readouterr().err
 
 
 def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:

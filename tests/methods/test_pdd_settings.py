@@ -43,7 +43,7 @@ def test_wrong_settings(tmp_path: Path, change: dict[str, Any], message: str) ->
 def test_unknown_options_of_the_base_are_named() -> None:
     with pytest.raises(TypeError, match="mtt has no option 'syn_stepz'; did you mean 'syn_steps'"):
         PDDConfig(base_option={"syn_stepz": 3})
-    with pytest.raises(TypeError, match=r"idc has no option .*preset 'cifar10-2x5' brings those of its own base"):
+    with pytest.raises(TypeError, match=r"idc has no option .*preset 'cifar10-2x5' is for its own base"):
         get_method("pdd").configure("cifar10-2x5", base="idc")
 
 

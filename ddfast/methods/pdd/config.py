@@ -120,7 +120,7 @@ class PDDConfig:
         try:
             config: MatchingConfig = method.configure(self.base_preset, **own, **values)
         except TypeError as error:
-            preset = f" (preset {self.preset!r} brings those of its own base)" if self.preset else ""
+            preset = f" (preset {self.preset!r} is for its own base; leave it out for another)" if self.preset else ""
             raise TypeError(f"base_option: {error}{preset}") from None
         # configure() takes None for "not given"; here it is a value
         empty: dict[str, Any] = {name: None for name, value in values.items() if value is None}
