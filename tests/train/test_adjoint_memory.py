@@ -69,5 +69,5 @@ def test_processes_are_as_small_as_their_tensors_say() -> None:
     thetas = 20 * 4 * 320_010 / 1024
     assert many - thetas <= 1.25 * few  # a tenth more or less is the heap's layout
     autograd = kilobytes("autograd", "store", 8, 40)
-    assert kilobytes("adjoint", "recompute", 8, 40) <= 0.12 * autograd
+    assert kilobytes("adjoint", "recompute", 8, 40) <= 0.15 * autograd  # 1/29 at 100 images and 10 steps
     assert kilobytes("adjoint", "store", 8, 40) <= 0.45 * autograd
