@@ -159,14 +159,19 @@ def _add_evaluate(commands: Any) -> None:
     one.add_argument("--teacher-weights", help="file with the teacher's weights")
     one.add_argument("--labels", help="stored soft labels of the set, from ddfast relabel")
     one.add_argument("--out", type=Path, help="output folder (default: DIR_evaluation)")
+    _add_judging(one, EvaluationConfig)
+
+
+def _add_judging(one: argparse.ArgumentParser, config_class: type) -> None:
+    """What evaluate and continual share: how the run is done, and their settings."""
     one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
     one.add_argument("--processes", type=int, help="students trained side by side (default: one a core)")
     one.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
     one.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
     one.add_argument("--quiet", action="store_true", help="no progress")
     one.add_argument("--json", action="store_true", help="print the report as JSON")
-    _add_fields(one.add_argument_group("what is trained and tested"), EvaluationConfig)
-    one.set_defaults(fields=_names(EvaluationConfig))
+    _add_fields(one.add_argument_group("what is trained and tested"), config_class)
+    one.set_defaults(fields=_names(config_class))
 
 
 def _add_continual(commands: Any) -> None:
@@ -181,14 +186,7 @@ def _add_continual(commands: Any) -> None:
     one.add_argument("--students", default="conv3_instance", help="names with commas between (default: %(default)s)")
     one.add_argument("--preset", choices=sorted(PROTOCOLS), default="dsa", help="recipe (default: %(default)s)")
     one.add_argument("--out", type=Path, help="output folder (default: DIR_continual)")
-    one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
-    one.add_argument("--processes", type=int, help="students trained side by side (default: one a core)")
-    one.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
-    one.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
-    one.add_argument("--quiet", action="store_true", help="no progress")
-    one.add_argument("--json", action="store_true", help="print the report as JSON")
-    _add_fields(one.add_argument_group("what is trained and tested"), ContinualConfig)
-    one.set_defaults(fields=_names(ContinualConfig))
+    _add_judging(one, ContinualConfig)
 
 
 def _add_reproduce(commands: Any) -> None:

@@ -17,7 +17,16 @@ from torch.nn import functional as F
 from ddfast import ops as _registered  # noqa: F401 (defines torch.ops.ddfast)
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.nets.flat_net import FlatNet
-from ddfast.train.adjoint.planes import PlaneStep, Tape, convolution, flat, input_gradient, unflat, weight_gradient
+from ddfast.train.adjoint.planes import (
+    PlaneStep,
+    Tape,
+    convolution,
+    flat,
+    input_gradient,
+    takes_planes,
+    unflat,
+    weight_gradient,
+)
 from ddfast.train.adjoint.step import class_targets
 
 _ops = torch.ops.ddfast
@@ -48,10 +57,8 @@ def make_class_step(net: FlatNet, precision: str = "fp32") -> ClassStep:
     Raises:
         ValueError: bf16 for another architecture than a ConvNet with instance norm and average or no pooling.
     """
-    if isinstance(net, FlatConvNet) and net.norm == "instance" and net.pool != "max":
+    if isinstance(net, FlatConvNet) and takes_planes(net, precision):
         return ClassPlanes(net, precision)
-    if precision not in ("fp32", "tf32"):
-        raise ValueError(f"precision: got {precision!r} for norm {net.norm!r} of {net}; expected 'fp32'")
     return ClassAutograd(net)
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ddfast import ops as _registered  # noqa: F401 (defines torch.ops.ddfast)
 from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.flat_net import FlatNet
 from ddfast.train.adjoint.step import PRECISIONS, Second, class_targets
 
 _ops = torch.ops.ddfast
@@ -50,6 +51,19 @@ class Weights:
     conv: Tensor
     gamma: Tensor
     beta: Tensor
+
+
+def takes_planes(net: FlatNet, precision: str) -> bool:
+    """Whether steps of ``net`` go by planes (ConvNets with instance norm and average or no pooling); else by autograd.
+
+    Raises:
+        ValueError: ``precision`` is bf16, which autograd's steps do not offer.
+    """
+    if isinstance(net, FlatConvNet) and net.norm == "instance" and net.pool != "max":
+        return True
+    if precision not in ("fp32", "tf32"):
+        raise ValueError(f"precision: got {precision!r} for norm {net.norm!r} of {net}; expected 'fp32'")
+    return False
 
 
 class PlaneStep:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ddfast import ops
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.nets.flat_net import FlatNet
-from ddfast.train.adjoint.planes import PlaneStep
+from ddfast.train.adjoint.planes import PlaneStep, takes_planes
 from ddfast.train.adjoint.step import PRECISIONS, AutogradStep, Step, class_targets, float32
 from ddfast.train.dsa import DSADraw, pack
 
@@ -134,10 +134,8 @@ def make_step(net: FlatNet, precision: str = "fp32") -> Step:
     Raises:
         ValueError: bf16 for another architecture than a ConvNet with instance norm and average or no pooling.
     """
-    if isinstance(net, FlatConvNet) and net.norm == "instance" and net.pool != "max":
+    if isinstance(net, FlatConvNet) and takes_planes(net, precision):
         return PlaneStep(net, precision)
-    if precision not in ("fp32", "tf32"):
-        raise ValueError(f"precision: got {precision!r} for norm {net.norm!r} of {net}; expected 'fp32'")
     return AutogradStep(net)
 
 
