@@ -99,7 +99,7 @@ class MatchingConfig:
 
     def train_student(
         self, net: FlatNet, theta: Tensor, images: Tensor, targets: Tensor, *, lr: float | None, epochs: int,
-        stream: str | Sequence[str], momentum: Tensor | None = None,
+        stream: str | Sequence[str], momentum: Tensor | None = None, keep_momentum: bool = False,
     ) -> Tensor:  # fmt: skip
         """A student of ``student_set()`` trained from ``theta``, in tests and between PDD's stages.
 
@@ -110,8 +110,9 @@ class MatchingConfig:
             epochs: how long.
             stream: of the draws, with the config's seed; for several networks one each.
             momentum: buffer of theta's shape to go on with and leave updated.
+            keep_momentum: it goes on where the rate drops, as between PDD's stages, whatever the recipe says.
         """
-        recipe = FlatRecipe(epochs, STUDENT_LR if lr is None else lr, dsa=self.dsa)
+        recipe = FlatRecipe(epochs, STUDENT_LR if lr is None else lr, dsa=self.dsa, reset_momentum=not keep_momentum)
         return train_flat(net, theta, images, targets, recipe, seed=self.seed, stream=stream, momentum=momentum)
 
     def recipe(self, lr: float | None) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from ddfast.train.passes import PassKey, batches
 class FlatRecipe:
     """SGD as DC, DSA and MTT evaluate: ``epochs`` + 1 passes, rate / 10 after pass ``epochs // 2 + 1`` (from 0).
 
-    The momentum starts anew where the rate drops, as MTT's code does; ``weight_decay`` acts on all parameters.
+    Where the rate drops the momentum starts anew, as in the code of DC, DSA and MTT, or goes on, as in PDD's
+    (``reset_momentum=False``); ``weight_decay`` acts on all parameters.
     """
 
     epochs: int = 1000
@@ -30,6 +31,7 @@ class FlatRecipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     dsa: str = STRATEGY
+    reset_momentum: bool = True
 
 
 def fresh_theta(net: FlatNet, seed: int, stream: str) -> Tensor:
@@ -85,7 +87,8 @@ def _train(
     for epoch in range(recipe.epochs + 1):
         if epoch == recipe.epochs // 2 + 2:
             rate = recipe.lr / 10
-            velocity.zero_()
+            if recipe.reset_momentum:
+                velocity.zero_()
         keys = [PassKey(f"{stream}/order", f"{stream}/dsa", epoch) for stream in streams]
         for batch in batches(images, labels, keys, recipe.batch_size, recipe.dsa, seed):
             losses, gradients, _ = step.first(thetas, batch.x, batch.y)

@@ -52,7 +52,7 @@ def passes(theta: Tensor, images: Tensor, labels: Tensor, epochs: int, *, stream
     optimizer = torch.optim.SGD([theta], lr=lr, momentum=momentum, weight_decay=decay)
     for epoch in range(epochs):
         if epoch == drop:
-            optimizer = torch.optim.SGD([theta], lr=lr / 10, momentum=momentum, weight_decay=decay)
+            optimizer.param_groups[0]["lr"] = lr / 10  # the momentum goes on
         order = torch.from_numpy(seeds.permutation(0, f"{streams}", epoch, len(images)))
         for step, index in enumerate(order.split(batch)):
             name = streams.removesuffix("/order") + "/dsa"
@@ -305,7 +305,7 @@ def test_a_pool_is_trained_on_from_stage_to_stage(tmp_path: Path) -> None:
     thetas = torch.stack([fresh_theta(matchers[0].data.net, 0, f"expert {k}") for k in range(2)])
     for stage in (1, 2):
         images, labels = matchers[stage - 1].student_set()
-        recipe = FlatRecipe(3, 0.01)
+        recipe = FlatRecipe(3, 0.01, reset_momentum=False)
         thetas = torch.stack([
             train_flat(matchers[0].data.net, theta, images, labels, recipe, stream=f"pdd/transition {stage} {k}")
             for k, theta in enumerate(thetas)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -24,18 +26,20 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor]:
     return images, labels
 
 
-@pytest.mark.parametrize("soft", [False, True])
-def test_steps_are_those_of_sgd(soft: bool) -> None:
-    """Seven passes: at the full rate through pass 4, then a tenth with a fresh momentum."""
+@pytest.mark.parametrize(("soft", "reset"), [(False, True), (True, True), (False, False)])
+def test_steps_are_those_of_sgd(soft: bool, reset: bool) -> None:
+    """Seven passes: at the full rate through pass 4, then a tenth, with a fresh momentum or the old one."""
     images, labels = pictures()
     targets = F.one_hot(labels).float() * 0.7 + 0.1 if soft else labels
     theta = fresh_theta(NET, 3, "student")
-    mine = train_flat(NET, theta, images, targets, RECIPE, seed=5, stream="s")
+    mine = train_flat(NET, theta, images, targets, replace(RECIPE, reset_momentum=reset), seed=5, stream="s")
     module = NET.module(theta).double()
     for epoch in range(7):
-        if epoch in (0, 5):
+        if epoch == 0 or (epoch == 5 and reset):
             rate = 0.05 if epoch == 0 else 0.005
             optimizer = torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9, weight_decay=5e-4)
+        elif epoch == 5:
+            optimizer.param_groups[0]["lr"] = 0.005
         for index in torch.from_numpy(seeds.permutation(5, "s/order", epoch, 9)).split(4):
             optimizer.zero_grad()
             target = targets[index].double() if soft else targets[index]

@@ -111,9 +111,9 @@ class IDCConfig(MatchingConfig):
 
     def train_student(
         self, net: FlatNet, theta: Tensor, images: Tensor, targets: Tensor, *, lr: float | None, epochs: int,
-        stream: str | Sequence[str], momentum: Tensor | None = None,
+        stream: str | Sequence[str], momentum: Tensor | None = None, keep_momentum: bool = False,
     ) -> Tensor:  # fmt: skip
-        """See `MatchingConfig`."""
+        """See `MatchingConfig`; the momentum always goes on where the rate drops."""
         recipe = MixedRecipe(
             self.lr_net if lr is None else lr, weight_decay=self.weight_decay, batch_size=self.batch_net,
             augment=self.dsa_student, cutmix=self.cutmix,

@@ -30,7 +30,8 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Transition:
-    """How start networks are trained: by the base's recipe for students, ``epochs`` long."""
+    """How start networks are trained: by the base's recipe for students, ``epochs`` long, their momentum kept where the
+    rate drops (PDD's program changes the rate in place; those of its bases begin a new optimiser there)."""
 
     config: MatchingConfig
     net: Any
@@ -41,7 +42,7 @@ class Transition:
         """theta [P], or [K, P] with a stream each, after the lesson."""
         return self.config.train_student(
             self.net, theta.to(self.device), lesson.images.to(self.device), lesson.targets.to(self.device),
-            lr=lesson.lr, epochs=self.epochs, stream=stream,
+            lr=lesson.lr, epochs=self.epochs, stream=stream, keep_momentum=True,
         )  # fmt: skip
 
     def origin(self, number: int) -> Tensor:
