@@ -21,6 +21,7 @@ from .._types import IMAGENET, Normalization
 from .checkpoints import StateDict, WeightsUnavailableError, fingerprint, head_of, load_into, read_state_dict
 from .classes import imagenet_wnids
 from .convnet import NORMS, ConvNet, input_size_of
+from .described import read_described
 from .resnet import CifarResNet
 
 EFFICIENTNET_LITE = Normalization((127 / 255,) * 3, (128 / 255,) * 3)
@@ -242,9 +243,26 @@ def _side_of(state: StateDict, name: str, wanted: int | None, usual: int) -> int
     return fixed
 
 
+def _load_described(spec: str, weights: str | Path | None, input_size: int | None) -> Observer | None:
+    """The observer in a file of `ddfast.nets.described`; None for any other."""
+    found = read_described(spec)
+    if found is None:
+        return None
+    if weights not in (None, "default", spec):
+        raise ValueError(f"weights: got {weights}, but the observer is already the file {spec}")
+    if input_size not in (None, found.size):
+        raise ValueError(f"input_size: got {input_size}, but {spec} takes pictures of {found.size} pixels")
+    origin, classes = Path(spec).name, len(found.class_names)
+    return Observer(
+        found.module, found.name, found.size, found.normalization, classes, found.class_names, origin, False
+    )
+
+
 def _load_named(
     spec: str, weights: str | Path | None, num_classes: int | None, input_size: int | None, random_weights: bool
 ) -> Observer:
+    if not random_weights and (described := _load_described(spec, weights, input_size)) is not None:
+        return described
     name, file = _from_checkpoint_name(spec)
     if file is not None and weights not in (None, "default", file):
         raise ValueError(f"weights: got {weights}, but the observer is already the checkpoint {file}")
@@ -311,7 +329,8 @@ def load_observer(
 
     ``spec``: a module, of which the observer holds a copy; a torchvision name (``resnet18``); ``timm:<name>``;
     ``efficientnet_lite0``; ``conv3`` ... ``conv6`` (``conv3_instance`` for another norm); ``resnet18_modified``;
-    ``cifar_resnet20``; or an RDED checkpoint ``<subset>_<network>.pth``. ``weights``: a file (torch checkpoint read
+    ``cifar_resnet20``; an RDED checkpoint ``<subset>_<network>.pth``; or a file of `ddfast.nets.described`, such as the
+    ``teacher.safetensors`` of a distilled set. ``weights``: a file (torch checkpoint read
     with weights_only=True, or .safetensors) or "default" (also None): torchvision's IMAGENET1K_V1, timm's own, or the
     package's. ``random_weights=True`` takes the usual initialisation from torch's global generator.
 
