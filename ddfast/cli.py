@@ -152,7 +152,8 @@ def _add_evaluate(commands: Any) -> None:
     one.add_argument("--train", help="the real set, for controls (default: the set's built-in source)")
     one.add_argument(
         "--students", default="conv3", help="names with commas between, such as conv3,conv3-in,resnet10-in,resnet18-bn "
-        "(-in: instance norm, -bn: batch norm); a table across them is made (default: %(default)s)",
+        "(-in: instance norm, -bn: batch norm), resnetap18, vgg11-in, alexnet-modified, vit (for pictures of 28 to 64 "
+        "pixels), or a torchvision name; a table across them is made (default: %(default)s)",
     )  # fmt: skip
     one.add_argument("--preset", choices=sorted(PROTOCOLS), default="rded", help="recipe (default: %(default)s)")
     one.add_argument("--teacher", default="auto", help="auto (the set's observer), none, or a network's name")

@@ -11,11 +11,16 @@ from ddfast.nets.basic_resnet import STAGES, BasicResNet
 from ddfast.nets.convnet import NORMS, ConvNet
 from ddfast.nets.observers import load_observer
 from ddfast.nets.resnet_ap import ResNetAP
+from ddfast.nets.vgg import VGG11, AlexNet
+from ddfast.nets.vit import ViT
 from ddfast.runs.seeds import stream_key
 
 _CONVNET = re.compile(r"conv(?:net)?-?d?(\d)(?:[_-](\w+))?")
 _RESNET_AP = re.compile(r"resnet-?ap-?(\d+)(?:[_-](batch|instance|group|none))?")
 _RESNET = re.compile(r"resnet-?(\d+)(_modified)?(?:[_-](batch|instance|group|none))?")
+_VGG = re.compile(r"vgg-?11_(instance|group|none)")
+_ALEXNET = re.compile(r"alexnet_modified")
+_VIT = re.compile(r"vit(_none)?")
 _SHORT = {"bn": "batch", "in": "instance", "gn": "group"}
 
 
@@ -25,7 +30,9 @@ def student_name(name: str) -> str:
     ConvNets and ResNets take a norm behind an underscore (``conv3_instance``, ``resnet18_modified_instance``); batch
     norm is the default, but instance norm that of ``resnetap10``, IDC's ResNet with average pooling. In short: ``bn``,
     ``in``, ``gn`` (``resnet10-in``). ``modified`` ResNets have a 3x3 stem without pooling, for pictures of up to 64
-    pixels. Other names are torchvision's or timm's, as for observers.
+    pixels. ``vgg11_instance``, ``alexnet_modified`` and ``vit`` are the networks for small pictures of DC's, MTT's and
+    D3's tables (`VGG11`, `AlexNet`, `ViT`; ``vit_none``: without layer norm). Other names are torchvision's or timm's,
+    as for observers; ``vgg11``, ``vgg11_bn`` and ``alexnet`` among them.
 
     Raises:
         ValueError: an unknown norm.
@@ -44,7 +51,9 @@ def student_name(name: str) -> str:
     if (match := _RESNET.fullmatch(text)) and int(match[1]) in STAGES:
         norm = "" if match[3] in (None, "batch") else f"_{match[3]}"
         return f"resnet{match[1]}{match[2] or ''}{norm}"
-    return name.strip()
+    if match := _VGG.fullmatch(text):
+        return f"vgg11_{match[1]}"
+    return text if _ALEXNET.fullmatch(text) or _VIT.fullmatch(text) else name.strip()
 
 
 def parse_students(names: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
@@ -93,7 +102,11 @@ def label_of(name: str, width: int = 128) -> str:
     if match := _RESNET.fullmatch(name):
         stem = ", 3x3 stem" if match[2] else ""
         return f"ResNet-{match[1]}{stem}" + (f", {match[3]} norm" if match[3] else "")
-    return name
+    if match := _VGG.fullmatch(name):
+        return f"VGG-11, {match[1]} norm"
+    if match := _VIT.fullmatch(name):
+        return "ViT" + (", no norm" if match[1] else "")
+    return "AlexNet, small pictures" if _ALEXNET.fullmatch(name) else name
 
 
 def _build(name: str, num_classes: int, size: int, width: int) -> nn.Module:
@@ -110,8 +123,15 @@ def _build(name: str, num_classes: int, size: int, width: int) -> nn.Module:
                 f"nothing{tip}"
             )
         return BasicResNet(int(match[1]), num_classes, norm=match[3] or "batch", stem=stem)
+    if match := _VGG.fullmatch(name):
+        return VGG11(num_classes, size, norm=match[1])
+    if _ALEXNET.fullmatch(name):
+        return AlexNet(num_classes, size)
+    if match := _VIT.fullmatch(name):
+        return ViT(num_classes, size, norm="none" if match[1] else "layer")
     try:
         return load_observer(name, num_classes=num_classes, input_size=size, random_weights=True).module
     except ValueError as error:
-        known = "conv3 ... conv6, resnet10, resnet18, resnet18_modified, each with _instance, and resnetap10"
+        known = "conv3 ... conv6, resnet10, resnet18, resnet18_modified, each with _instance; resnetap10, "
+        known += "vgg11_instance, alexnet_modified, vit"
         raise ValueError(f"students: {error}; students of our own: {known}") from error

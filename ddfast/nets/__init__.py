@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .forward import Forward, build_forward
     from .observers import Observer, load_observer
     from .resnet import CifarResNet
+    from .vgg import VGG11, AlexNet
+    from .vit import ViT
 
 _HOMES = {
     "WeightsUnavailableError": "checkpoints",
@@ -34,8 +36,13 @@ _HOMES = {
     "Observer": "observers",
     "load_observer": "observers",
     "CifarResNet": "resnet",
+    "VGG11": "vgg",
+    "AlexNet": "vgg",
+    "ViT": "vit",
 }
 __all__ = [
+    "VGG11",
+    "AlexNet",
     "CifarResNet",
     "ClassOrderError",
     "ClassOrderReport",
@@ -44,6 +51,7 @@ __all__ = [
     "FrameReport",
     "Observer",
     "Padded",
+    "ViT",
     "WeightsUnavailableError",
     "build_forward",
     "check_class_order",

@@ -15,7 +15,7 @@ from ddfast.data import open_source
 from ddfast.evaluation.controls import random_subset
 from ddfast.evaluation.cost import forward_flops, training_flops
 from ddfast.evaluation.storage import measure, stored_bytes
-from ddfast.evaluation.students import build_student, parse_students
+from ddfast.evaluation.students import build_student, label_of, parse_students
 from ddfast.evaluation.tasks import test_epochs as epochs_tested
 from ddfast.evaluation.validation import (
     CACHE_FILE,
@@ -27,6 +27,7 @@ from ddfast.evaluation.validation import (
     resized_side,
     write_cache,
 )
+from ddfast.nets import VGG11, AlexNet, ViT
 from ddfast.store import ImageFormat
 from tests.evaluation.eval_case import NAMES, SIDE, small_set, source
 from tests.methods.rded_case import write_pictures
@@ -112,6 +113,14 @@ def test_students_by_name() -> None:
         assert (not batch) == name.endswith("instance")
     with pytest.raises(ValueError, match="instance norm leaves nothing; take resnet10_modified_instance"):
         build_student("resnet10_instance", 5, 32, seed=0)
+    listed = parse_students("VGG11-IN,vgg-11_group,AlexNet-modified,ViT,vit_none,vgg11,alexnet,vit_b_16")
+    assert listed == (
+        "vgg11_instance", "vgg11_group", "alexnet_modified", "vit", "vit_none", "vgg11", "alexnet", "vit_b_16",
+    )  # fmt: skip
+    assert [label_of(name) for name in listed[2:4]] == ["AlexNet, small pictures", "ViT"]
+    for name, kind in (("vgg11_instance", VGG11), ("alexnet_modified", AlexNet), ("vit_none", ViT)):
+        with torch.device("meta"):
+            assert isinstance(build_student(name, 5, 64, seed=0), kind)
     with pytest.raises(ValueError, match="resnet18_modified, each with _instance"):
         build_student("resnet9000", 5, 32, seed=0)
     with pytest.raises(ValueError, match="input_size"):
