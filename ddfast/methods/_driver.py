@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,16 @@ from ddfast.data import Source, require_images
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
-from ddfast.runs import Ledger, Progress, RunError, atomic_write_bytes, open_ledger, refuse_occupied
+from ddfast.runs import (
+    TIMINGS_FILE,
+    Ledger,
+    Progress,
+    RunError,
+    Timings,
+    atomic_write_bytes,
+    open_ledger,
+    refuse_occupied,
+)
 from ddfast.runs.folder import DEFAULT_OUTPUTS
 from ddfast.store import contact_sheet_png
 from ddfast.train import NonFiniteLossError
@@ -26,7 +36,7 @@ from ddfast.train.flat_student import flat_accuracy, fresh_theta
 from ddfast.train.matching import Matcher, MatchingData, Starts
 
 CHECKPOINT, EXPERTS = "checkpoint.pt", "experts"
-OUTPUTS = (*DEFAULT_OUTPUTS, CHECKPOINT, EXPERTS, "images_*.png")
+OUTPUTS = (*DEFAULT_OUTPUTS, CHECKPOINT, EXPERTS, TIMINGS_FILE, "images_*.png")
 _SECONDS = 60.0  # between checkpoints
 _CURVE = 2000  # losses of a manifest, at most
 
@@ -87,7 +97,10 @@ def run_matching(
         out, ["distill"], settings, resume=options.resume, overwrite=options.overwrite, outputs=OUTPUTS
     ) as ledger:
         if not ledger.finished():
-            _distill(method, Problem(source, config, options, method), out, options, make_matcher, ledger)
+            timings = Timings(out / TIMINGS_FILE)
+            problem = Problem(source, config, options, method, timings=timings)
+            _distill(method, problem, out, options, make_matcher, ledger)
+            show_timings(timings, method, options)
         ledger.finish()
     (out / CHECKPOINT).unlink(missing_ok=True)  # here, so that a run killed just before it leaves none for good
 
@@ -122,6 +135,12 @@ def _distill(
         task.complete({"losses": len(course.losses), "tests": course.tests})
 
 
+def show_timings(timings: Timings, title: str, options: RunOptions) -> None:
+    """Says on standard error where the time went."""
+    if not options.quiet:
+        print("\n".join(timings.lines(title)), file=sys.stderr)
+
+
 def loss_curve(losses: Sequence[float]) -> list[float]:
     """For a manifest: each loss, or where there are more than 2000 the mean of each of as many equal runs of them."""
     parts = min(len(losses), _CURVE)
@@ -147,17 +166,19 @@ class Loop:
         problem: its pictures.
         folder: for the checkpoint and the pictures of the images.
         options: of the run.
-        stream: begins the names of the test students' random streams; shown as title.
+        stream: begins the names of the test students' random streams.
         starts: weights test students start from, in turn; None for fresh ones.
         before: images and targets in front of the matcher's own ``student_set()`` for test students.
+        title: of the progress; None for ``stream``.
     """
 
     def __init__(
         self, matcher: Matcher, problem: Problem, folder: Path, options: RunOptions, *, stream: str,
-        starts: Starts | None = None, before: tuple[Tensor, Tensor] | None = None,
+        starts: Starts | None = None, before: tuple[Tensor, Tensor] | None = None, title: str | None = None,
     ) -> None:  # fmt: skip
         self.matcher, self.problem, self.config, self.options = matcher, problem, problem.config, options
         self.folder, self.stream, self.starts, self.before = folder, stream, starts, before
+        self.title = stream if title is None else title
         self.course = Course()
 
     def run(self) -> Course:
@@ -171,7 +192,8 @@ class Loop:
         self._load()
         self._state = _copied(self.matcher.state_dict())
         try:
-            self._iterate()
+            with self.problem.timings.part("matching"):
+                self._iterate()
         finally:
             self._save()
         if self.config.keeps_best and self.course.best:
@@ -190,13 +212,14 @@ class Loop:
         mode = "quiet" if self.options.quiet else "auto"
         written = time.monotonic()
         with Progress(
-            matcher.iterations, done=matcher.iteration, unit="iterations", title=self.stream, mode=mode,
+            matcher.iterations, done=matcher.iteration, unit="iterations", title=self.title, mode=mode,
             callback=self.options.on_progress,
         ) as shown:  # fmt: skip
             while True:
                 if self._due():  # also where the last call was stopped in the middle of a test
                     self._save()
-                    self._look()
+                    with self.problem.timings.part("tests"):
+                        self._look()
                     self._save()
                     written = time.monotonic()
                 if matcher.iteration == matcher.iterations:

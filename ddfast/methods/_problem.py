@@ -14,7 +14,7 @@ from ddfast.data.space import Space
 from ddfast.data.squares import whole_images
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import RunOptions
-from ddfast.runs import atomic_write_bytes, seeds
+from ddfast.runs import Timings, atomic_write_bytes, seeds
 from ddfast.runs.seeds import stream_key
 from ddfast.store import DistilledSet, contact_sheet_png, set_fingerprint
 from ddfast.store.manifest import MANIFEST_FILE
@@ -32,27 +32,35 @@ class Problem:
         options: of the run.
         stream: begins the names of the random streams (held-out pictures, initial images): the method's name.
         ipc: images per class in all; None for the config's.
+        timings: of the run; None for ones that nothing reads.
 
     Raises:
         ValueError: a class has too few readable pictures.
     """
 
     def __init__(
-        self, source: Source, config: MatchingConfig, options: RunOptions, stream: str, ipc: int | None = None
-    ) -> None:
+        self, source: Source, config: MatchingConfig, options: RunOptions, stream: str, ipc: int | None = None,
+        timings: Timings | None = None,
+    ) -> None:  # fmt: skip
         self.source, self.config, self.stream = source, config, stream
+        self.timings = timings or Timings()
         self.class_names = tuple(source.class_names)
         self.device = options.torch_device()
         self.net = config.net(len(self.class_names))
-        pictures, labels = whole_images(source, config.size, max(map(source.count, range(len(self.class_names)))))
+        with self.timings.part("pictures"):
+            self._read(config.ipc if ipc is None else ipc)
+        self.pool: Tensor | None = None
+
+    def _read(self, ipc: int) -> None:
+        most = max(map(self.source.count, range(len(self.class_names))))
+        pictures, labels = whole_images(self.source, self.config.size, most)
         held = self._held_out(labels)
         self.pictures, self.labels = pictures[~held], labels[~held]
-        self._check_counts(config.ipc if ipc is None else ipc)
-        self.space = Space.of(source.name, pictures, zca=config.zca)
+        self._check_counts(ipc)
+        self.space = Space.of(self.source.name, pictures, zca=self.config.zca)
         self.test = self.space.apply(pictures[held]).to(self.device)
         self.test_labels = labels[held].to(self.device)
         self.fingerprint = set_fingerprint(self.pictures, self.labels)
-        self.pool: Tensor | None = None
 
     def real(self) -> tuple[Tensor, Tensor]:
         """The pictures that are not held out, in the space, float32 [N, 3, S, S], and their classes; on the device."""

@@ -1,4 +1,4 @@
-"""Restartable runs: counter-based seeds, the task ledger, worker identity, progress."""
+"""Restartable runs: counter-based seeds, the task ledger, worker identity, progress, timings."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from ddfast.runs.launch import open_ledger, refuse_occupied
 from ddfast.runs.ledger import Ledger, Status
 from ddfast.runs.progress import Progress, ProgressEvent
 from ddfast.runs.task import DoneRecord, Task
+from ddfast.runs.timings import TIMINGS_FILE, Timings
 from ddfast.runs.worker import Worker, identify_worker
 
 __all__ = [
+    "TIMINGS_FILE",
     "DoneRecord",
     "Ledger",
     "Progress",
@@ -17,6 +19,7 @@ __all__ = [
     "RunError",
     "Status",
     "Task",
+    "Timings",
     "Worker",
     "atomic_write_bytes",
     "identify_worker",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,13 @@ def test_first_stage_is_the_base_method_and_stays(tmp_path: Path) -> None:
     assert made.extras["lr"].tolist() == pytest.approx(made.manifest["stage_lrs"])
     assert made.manifest["lr"] == made.manifest["stage_lrs"][-1]
     assert [test["iteration"] for test in made.manifest["tests"] if test["stage"] == 2] == [2, 4]
+    parts = json.loads((tmp_path / "pdd/timings.json").read_text())["parts"]
+    assert [f"{each['section']} {each['part']}" for each in parts] == [
+        " pictures", "stage 1 experts", "stage 1 matching", "stage 1 tests", "stage 2 transitions", "stage 2 experts",
+        "stage 2 matching", "stage 2 tests", "stage 3 transitions", "stage 3 experts", "stage 3 matching",
+        "stage 3 tests",
+    ]  # fmt: skip
+    assert all(each["wall"] > 0 for each in parts)
     left = {path.name for path in (tmp_path / "pdd/stages/2").iterdir()}
     assert left == {"images_00002.png", "images_00004.png"}
 

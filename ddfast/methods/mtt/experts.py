@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,8 +20,9 @@ OTHERS = "other pictures too, which may hold the held-out ones"
 
 
 def find_experts(
-    data: MatchingData, pictures: str, config: MTTConfig, options: RunOptions, out: Path
-) -> tuple[TrajectoryStore, str]:
+    data: MatchingData, pictures: str, config: MTTConfig, options: RunOptions, out: Path,
+    on_expert: Callable[[int], None] | None = None,
+) -> tuple[TrajectoryStore, str]:  # fmt: skip
     """Experts for ``config``.
 
     Args:
@@ -29,6 +31,7 @@ def find_experts(
         pictures: fingerprint of the pictures as bytes.
         config, options: of the run.
         out: folder for experts that are trained or imported here.
+        on_expert: called with the number of each that is trained.
 
     Returns:
         The experts, and for the manifest what they were trained on: "the run's training pictures", or that others may
@@ -44,7 +47,7 @@ def find_experts(
         starts = None if data.starts is None else torch.stack([data.starts[k] for k in range(config.experts)])
         store = train_experts(
             net, data.images, data.labels, config.expert_config(), out, starts=starts, pictures=pictures,
-            info=config.expert_info(), device=options.torch_device(), quiet=options.quiet,
+            info=config.expert_info(), device=options.torch_device(), quiet=options.quiet, on_expert=on_expert,
         )  # fmt: skip
         return store, OWN
     place = Path(config.buffers)

@@ -44,7 +44,11 @@ def make_matcher(
         ValueError, FileNotFoundError, ddfast.runs.RunError: the experts do not fit.
         NonFiniteLossError: an expert diverged.
     """
-    store, seen = find_experts(data, problem.fingerprint, config, options, folder / EXPERTS)
+    timings = problem.timings
+    with timings.part("experts"):
+        store, seen = find_experts(
+            data, problem.fingerprint, config, options, folder / EXPERTS, on_expert=lambda number: timings.keep()
+        )
     images, labels = problem.initial(data.images, stage)
     names = {f.name for f in fields(TrajectorySettings)}
     chosen = {f.name: getattr(config, f.name) for f in fields(config) if f.name in names}

@@ -61,7 +61,8 @@ class Difficulty:
             ddfast.runs.RunError: they are of other pictures, or damaged.
             ValueError: a class has too few pictures left in a stage; names class and interval.
         """
-        scores = _scores(problem, config, options, stages)
+        with problem.timings.part("forgetting"):
+            scores = _scores(problem, config, options, stages)
         chosen = tuple(
             scores.stage(k, config.difficulty_interval, config.stages, problem.labels, problem.class_names)
             for k in range(1, config.stages + 1)

@@ -11,21 +11,30 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ddfast.data import Source, require_images
-from ddfast.methods._driver import CHECKPOINT, EXPERTS, HasExtras, HasNotes, HasStarts, Loop, loss_curve
+from ddfast.methods._driver import (
+    CHECKPOINT,
+    EXPERTS,
+    HasExtras,
+    HasNotes,
+    HasStarts,
+    Loop,
+    loss_curve,
+    show_timings,
+)
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
 from ddfast.methods.pdd.config import PDDConfig
 from ddfast.methods.pdd.difficulty import Difficulty, scores_digest
 from ddfast.methods.pdd.part import Part
 from ddfast.methods.pdd.starts import FreshStarts, Lesson, Transition, keep_origins, pooled_starts
-from ddfast.runs import Ledger, RunError, open_ledger, refuse_occupied
+from ddfast.runs import TIMINGS_FILE, Ledger, RunError, Timings, open_ledger, refuse_occupied
 from ddfast.runs.folder import DEFAULT_OUTPUTS
 from ddfast.store.manifest import MANIFEST_FILE
 from ddfast.train.matching import Matcher, MatchingData, Starts
 from ddfast.train.trajectories import EXPERTS_FILE
 
 STAGES, STARTS = "stages", "starts"
-OUTPUTS = (*DEFAULT_OUTPUTS, STAGES)
+OUTPUTS = (*DEFAULT_OUTPUTS, STAGES, TIMINGS_FILE)
 
 
 def run(source: Source, out: Path, config: PDDConfig, options: RunOptions, observer: Any = None) -> None:
@@ -52,7 +61,9 @@ def run(source: Source, out: Path, config: PDDConfig, options: RunOptions, obser
         out, tasks, settings, resume=options.resume, overwrite=options.overwrite, outputs=OUTPUTS
     ) as ledger:
         if not ledger.finished():
-            _Run(source, out, config, options, ledger).all()
+            stages = _Run(source, out, config, options, ledger)
+            stages.all()
+            show_timings(stages.timings, stages.title, options)
         ledger.finish(keep_files=False)
         _tidy(out / STAGES)
 
@@ -74,8 +85,11 @@ class _Run:
     def __init__(self, source: Source, out: Path, config: PDDConfig, options: RunOptions, ledger: Ledger) -> None:
         self.out, self.config, self.options, self.ledger = out, config, options, ledger
         self.base = config.base_config
-        self.problem = Problem(source, self.base, options, config.base, ipc=config.ipc)
-        self.transition = Transition(self.base, self.problem.net, config.transition_epochs, self.problem.device)
+        self.title, self.timings = f"pdd over {config.base}", Timings(out / TIMINGS_FILE)
+        self.problem = Problem(source, self.base, options, config.base, ipc=config.ipc, timings=self.timings)
+        self.transition = Transition(
+            self.base, self.problem.net, config.transition_epochs, self.problem.device, self.timings
+        )
         self.parts: list[Part] = []
         self.difficulty: Difficulty | None = None
         if config.forgetting is not None:
@@ -84,7 +98,8 @@ class _Run:
     def all(self) -> None:
         for stage in range(self.config.stages):
             if not self.ledger.completed(_task(stage)):
-                self._stage(stage)
+                with self.timings.section(f"stage {stage + 1}"):
+                    self._stage(stage)
             self.parts.append(Part.read(self._folder(stage), self.ledger.records()[_task(stage)].record))
         if not self.ledger.completed("write"):
             with self.ledger.claim("write") as task:
@@ -103,7 +118,10 @@ class _Run:
         stream = f"{config.base}/stage {stage}" if stage else config.base
         before = None if config.conditioning or not stage else self._union()
         with self.ledger.claim(_task(stage)) as task:
-            loop = Loop(matcher, self.problem, folder, self.options, stream=stream, starts=starts, before=before)
+            title = f"{self.title}, stage {stage + 1} of {config.stages}"
+            loop = Loop(
+                matcher, self.problem, folder, self.options, stream=stream, starts=starts, before=before, title=title
+            )
             course = loop.run()
             part = _part(matcher, loop.student_set())
             task.write_bytes(f"{STAGES}/{stage}/{Part.FILE}", save(part.tensors()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import RunOptions
-from ddfast.runs import Ledger, Progress, open_ledger
+from ddfast.runs import Ledger, Progress, Timings, open_ledger
 from ddfast.train.flat_student import fresh_theta
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore
 
@@ -37,13 +37,15 @@ class Transition:
     net: Any
     epochs: int
     device: str
+    timings: Timings = field(default_factory=Timings)
 
     def teach(self, theta: Tensor, lesson: Lesson, stream: str | list[str]) -> Tensor:
         """theta [P], or [K, P] with a stream each, after the lesson."""
-        return self.config.train_student(
-            self.net, theta.to(self.device), lesson.images.to(self.device), lesson.targets.to(self.device),
-            lr=lesson.lr, epochs=self.epochs, stream=stream, keep_momentum=True,
-        )  # fmt: skip
+        with self.timings.part("transitions"):
+            return self.config.train_student(
+                self.net, theta.to(self.device), lesson.images.to(self.device), lesson.targets.to(self.device),
+                lr=lesson.lr, epochs=self.epochs, stream=stream, keep_momentum=True,
+            )  # fmt: skip
 
     def origin(self, number: int) -> Tensor:
         """Network ``number`` before any stage: MTT's experts begin there too."""
