@@ -41,3 +41,13 @@ def topk(classes: int, kept: int, samples: int) -> Work:
 def planes(images: int, channels: int, side: int, passes: float) -> Work:
     """Feature planes in float32 that are read or written ``passes`` times (pooled ones count a quarter)."""
     return Work(images, "image", bytes=4.0 * images * channels * side * side * passes)
+
+
+def mmd(classes: int, n: int, m: int, features: int, bandwidths: int, real_term: bool) -> Work:
+    """Values and the gradient in x: x and y are read once, the gradient is written once (float32).
+
+    A product of 2 FLOP a feature for each pair of points (by symmetry once), and one for each term of the gradient.
+    """
+    pairs = n * (n - 1) // 2 + n * m + (m * (m - 1) // 2 if real_term else 0)
+    flops = 2.0 * features * (pairs + n * (n + m)) + float(EXP_FLOPS + 4) * bandwidths * pairs
+    return Work(classes, "class", 4.0 * classes * (2 * n + m) * features, classes * flops)

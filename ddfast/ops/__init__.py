@@ -12,6 +12,7 @@ from ddfast.ops.class_topk import EMPTY_KEY, class_topk, empty_topk
 from ddfast.ops.conv3x3 import conv3x3
 from ddfast.ops.crop_score import crop_score
 from ddfast.ops.dsa import dsa, dsa_adjoint
+from ddfast.ops.mmd import MMD_BANDWIDTHS, mmd, mmd_median
 from ddfast.ops.mosaic import mosaic
 from ddfast.ops.multi_crop import multi_crop
 from ddfast.ops.plane_block import plane_block
@@ -19,6 +20,7 @@ from ddfast.ops.soft_label_loss import soft_label_loss
 
 __all__ = [
     "EMPTY_KEY",
+    "MMD_BANDWIDTHS",
     "BackendError",
     "augment_batch",
     "available_backends",
@@ -28,6 +30,8 @@ __all__ = [
     "dsa",
     "dsa_adjoint",
     "empty_topk",
+    "mmd",
+    "mmd_median",
     "mosaic",
     "multi_crop",
     "plane_block",
