@@ -14,12 +14,16 @@ from ddfast.data.squares import centre_squares
 from ddfast.runs import seeds
 from ddfast.store import DistilledSet, ImageFormat
 
+SOFT = "soft_logits"
 _SAMPLE = 200
 
 
 @dataclass(frozen=True)
 class Storage:
     """Bytes of a set. ``labels`` counts stored soft labels; hard labels that folders say cost nothing.
+
+    Of a distributional set (D3) ``images`` is 0: its students' pictures are decoded from the priors and decoders among
+    the extras, and those stored beside them are for viewing.
 
     ``real_image``: mean bytes of a real picture of the same resolution in the same file format; ``original``: mean
     bytes of the real files as they are. None without the real set.
@@ -67,10 +71,25 @@ def measure(
         label_bytes: of a soft-label store that belongs to the set.
     """
     per_class, labels, extras = _known(distilled) or _encoded(distilled)
+    soft = soft_label_bytes(distilled)
+    labels, extras = labels + soft, extras - soft
+    if is_distribution(distilled):
+        per_class = (0,) * len(per_class)
     real = original = None
     if train is not None:
         real, original = _real_bytes(train, targets, image_format_of(distilled), distilled.images.shape[1])
     return Storage(sum(per_class), labels + label_bytes, extras, per_class, real, original)
+
+
+def is_distribution(distilled: DistilledSet) -> bool:
+    """Whether students' pictures are decoded from latent priors (D3)."""
+    return distilled.manifest.get("distribution") is not None
+
+
+def soft_label_bytes(distilled: DistilledSet) -> int:
+    """Bytes of the soft labels among a set's extras."""
+    found = distilled.extras.get(SOFT)
+    return 0 if found is None else found.numel() * found.element_size()
 
 
 def image_format_of(distilled: DistilledSet) -> ImageFormat | None:
