@@ -30,7 +30,8 @@ class Block(nn.Module):
         weights = (q @ k.transpose(-1, -2) * (dim // self.heads) ** -0.5).softmax(-1)
         x = x + self.drop(self.proj((weights @ v).transpose(1, 2).reshape(n, t, dim)))
         hidden = self.drop(F.gelu(self.fc1(self.norm2(x))))
-        return x + self.drop(self.fc2(hidden))
+        out: Tensor = x + self.drop(self.fc2(hidden))
+        return out
 
 
 class ViT(nn.Module):
