@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ddfast.methods._matching_config import TESTS, MatchingConfig
 from ddfast.methods._options import option
+from ddfast.methods.d3.split import check_split, parse_only
 from ddfast.nets.convnet import NORMS
 from ddfast.train.adjoint.step import PRECISIONS
 from ddfast.train.adjoint.unroll import MEMORIES
@@ -17,7 +18,6 @@ from ddfast.train.experts import ExpertConfig
 if TYPE_CHECKING:
     from ddfast.nets.decoder import DecoderConfig
 
-SPLITS = ("contiguous", "random", "confusion")
 BANDWIDTHS = ("paper", "median")
 FEATURES = ("final", "target")
 SOFT_LABELS = ("expert", "none")
@@ -35,7 +35,13 @@ class D3Config:
     """
 
     blocks: int = option(1, "parts the classes are split into, each distilled on its own")
-    split: str = option("contiguous", "how: contiguous (the paper's), random or confusion")
+    split: str = option(
+        "contiguous", "how: contiguous (the paper's), random, confusion (classes that are alike together), or the "
+        "classes of each block such as 0-4/5,7,9/6,8, or a .json file with a list of blocks",
+    )  # fmt: skip
+    only_blocks: str | None = option(
+        None, "run these alone, such as 0,2 (several machines take some each), or none: only merge those that are there"
+    )
     lpc: int = option(1, "priors (Gaussians) of each class")
     decoder: str = option("small", "small, medium or large")
     z: int | None = option(None, "numbers in a latent (default: the decoder's own)")
@@ -70,6 +76,9 @@ class D3Config:
     soft_labels: str = option("expert", "labels over all classes from an expert of all classes, or none")
     label_epoch: int = option(9, "epoch at which that expert gives them")
     label_experts: int = option(1, "experts whose predictions are averaged")
+    label_buffers: str | None = option(
+        None, "folder of trained experts of all classes, or of replay_buffer_*.pt (default: train them)"
+    )
     storage: str = option("fp32", "of latents and decoders: fp32, fp16 or int8")
     precision: str = option("fp32", "of the ConvNet's convolutions: fp32, tf32 (GPUs) or bf16")
     memory: str = option("store", "store each step's activations, or recompute them")
@@ -93,11 +102,11 @@ class D3Config:
     rates: ClassVar[tuple[str, ...]] = ("lr_latent", "lr_decoder", "lr_teacher", "expert_lr", "scale")
     weights: ClassVar[tuple[str, ...]] = ("mtt_weight", "mmd_weight", "lr_lr")
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "split": SPLITS, "norm": NORMS, "bandwidths": BANDWIDTHS, "mmd_features": FEATURES, "memory": MEMORIES,
+        "norm": NORMS, "bandwidths": BANDWIDTHS, "mmd_features": FEATURES, "memory": MEMORIES,
         "soft_labels": SOFT_LABELS, "storage": STORAGES, "precision": PRECISIONS, "test": TESTS,
     }  # fmt: skip
     # fields that do not change what comes out
-    indifferent: ClassVar[tuple[str, ...]] = ("preset", "memory", "chunk")
+    indifferent: ClassVar[tuple[str, ...]] = ("preset", "only_blocks", "memory", "chunk")
 
     def __post_init__(self) -> None:
         for name in (*self.counts, *self.optional_counts):
@@ -119,6 +128,9 @@ class D3Config:
             raise ValueError(f"momentum: got {self.momentum!r}, expected a number in [0, 1)")
         if not 0 < self.holdout < 1:
             raise ValueError(f"holdout: got {self.holdout!r}, expected a share between 0 and 1")
+        check_split(self.split)
+        if self.only_blocks is not None:
+            parse_only(self.only_blocks)
         if self.dsa:
             parse_strategy(self.dsa)
         self._check_terms()
