@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .classes import imagenet_wnids, map_classes
     from .constant_frame import FrameReport, Padded, constant_frame_module
     from .convnet import ConvNet
+    from .decoder import Decoder, make_decoder
+    from .decoder_config import DecoderConfig
     from .forward import Forward, build_forward
     from .observers import Observer, load_observer
     from .resnet import CifarResNet
@@ -31,6 +33,9 @@ _HOMES = {
     "Padded": "constant_frame",
     "constant_frame_module": "constant_frame",
     "ConvNet": "convnet",
+    "Decoder": "decoder",
+    "DecoderConfig": "decoder_config",
+    "make_decoder": "decoder",
     "Forward": "forward",
     "build_forward": "forward",
     "Observer": "observers",
@@ -47,6 +52,8 @@ __all__ = [
     "ClassOrderError",
     "ClassOrderReport",
     "ConvNet",
+    "Decoder",
+    "DecoderConfig",
     "Forward",
     "FrameReport",
     "Observer",
@@ -58,6 +65,7 @@ __all__ = [
     "constant_frame_module",
     "imagenet_wnids",
     "load_observer",
+    "make_decoder",
     "map_classes",
 ]
 

@@ -24,6 +24,8 @@ Keys (all are there but those that may be absent; null where nothing is known)
     stage_lrs         the rate that students train at in each stage, on its images and all before, and
     stage_momentum    "carried" where the optimiser's momentum goes on from stage to stage, and
     stage_pictures    how many real pictures each stage saw, where easy ones were discarded
+    distribution      of a set of latent priors (D3): {storage, blocks: [{decoder, classes, rows, batch}]}, see
+                      ddfast.train.latent; the images are its means decoded; may be absent
     failures          [{label, sample, reason}], source files that were skipped
 """
 

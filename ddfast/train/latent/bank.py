@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ddfast.runs import seeds
+from ddfast.train.latent.normals import normal_rows
 
 
 def initial_latents(classes: int, lpc: int, z: int, *, seed: int, stream: str) -> Tensor:
@@ -29,27 +29,34 @@ def initial_latents(classes: int, lpc: int, z: int, *, seed: int, stream: str) -
     return noise(seed, stream, shape=(classes * lpc, z, 2))
 
 
-def noise(seed: int, stream: str, *keys: int, shape: tuple[int, ...], first: int = 0) -> Tensor:
+def noise(
+    seed: int,
+    stream: str,
+    *keys: int,
+    shape: tuple[int, ...],
+    first: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     """float32 [shape], standard normal: row r is a function of (seed, stream, keys, first + r) alone.
+
+    Numbers are made where they are used; a GPU's and the CPU's agree to float32's last bit, mostly exactly.
 
     Args:
         seed, stream: name the draw.
-        keys: at most two more, such as (epoch, step).
+        keys: at most two more, such as (epoch, step), each in [0, 2**32).
         shape: of the result, at least one axis; the first is the rows.
         first: number of the first row.
+        device: where the result lies.
 
     Raises:
-        ValueError: too many keys, or one out of range.
+        TypeError, ValueError: too many keys, or one out of range.
     """
     if not shape or len(keys) > seeds.MAX_KEYS - 1:
         raise ValueError(f"keys, shape: got {keys} and {shape}, expected at most two keys and one axis or more")
-    each = math.prod(shape[1:])
-    rows = np.arange(first, first + shape[0], dtype=np.int64)
-    words = seeds.counter_words(seed, stream, *keys, rows, words=each + each % 2).astype(np.float64)
-    radius = np.sqrt(-2 * np.log((words[:, 0::2] + 1) * 2.0**-32))
-    angle = words[:, 1::2] * (2 * math.pi * 2.0**-32)
-    normals = np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1).reshape(shape[0], -1)
-    return torch.from_numpy(normals[:, :each].astype(np.float32)).reshape(shape)
+    if first < 0:
+        raise ValueError(f"first: got {first!r}, expected 0 or more")
+    flat = normal_rows(seed, stream, keys, first, shape[0], math.prod(shape[1:]), torch.device(device))
+    return flat.view(shape)
 
 
 def sample(latents: Tensor, eps: Tensor) -> Tensor:
