@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ class Problem:
         stream: begins the names of the random streams (held-out pictures, initial images): the method's name.
         ipc: images per class in all; None for the config's.
         timings: of the run; None for ones that nothing reads.
+        numbers: of the source's classes in those streams, where it is a part of a larger set; None for 0, 1, ...
 
     Raises:
         ValueError: a class has too few readable pictures.
@@ -40,11 +42,12 @@ class Problem:
 
     def __init__(
         self, source: Source, config: MatchingConfig, options: RunOptions, stream: str, ipc: int | None = None,
-        timings: Timings | None = None,
+        timings: Timings | None = None, numbers: Sequence[int] | None = None,
     ) -> None:  # fmt: skip
         self.source, self.config, self.stream = source, config, stream
         self.timings = timings or Timings()
         self.class_names = tuple(source.class_names)
+        self.numbers = range(len(self.class_names)) if numbers is None else numbers
         self.device = options.torch_device()
         self.net = config.net(len(self.class_names))
         with self.timings.part("pictures"):
@@ -88,7 +91,7 @@ class Problem:
         for label in range(len(self.class_names)):
             own = self.labels == label
             rows = torch.nonzero(own if self.pool is None else own & self.pool)[:, 0]
-            order = seeds.permutation(self.config.seed, f"{self.stream}/init", label, len(rows))
+            order = seeds.permutation(self.config.seed, f"{self.stream}/init", self.numbers[label], len(rows))
             places = torch.arange(stage * per_class, (stage + 1) * per_class) % len(rows)
             chosen.append(rows[torch.from_numpy(order)[places]])
         return torch.cat(chosen)
@@ -147,7 +150,7 @@ class Problem:
             return held
         for label in range(len(self.class_names)):
             rows = torch.nonzero(labels == label)[:, 0]
-            order = seeds.permutation(self.config.seed, f"{self.stream}/holdout", label, len(rows))
+            order = seeds.permutation(self.config.seed, f"{self.stream}/holdout", self.numbers[label], len(rows))
             held[rows[torch.from_numpy(order[: max(1, round(self.config.holdout * len(rows)))])]] = True
         return held
 

@@ -217,8 +217,11 @@ class D3Matcher:
         means, labels = self.stored()
         if not self.settings.sampling:
             return means, labels
-        (draw,) = self.draws.samples(self.iteration, 1, "students")
-        return torch.cat([means, self._shown(draw)]), torch.cat([labels, labels])
+        return torch.cat([means, *self.samples(1)]), torch.cat([labels, labels])
+
+    def samples(self, count: int) -> list[Tensor]:
+        """Pictures of samples of each prior, ``count`` times [n, 3, S, S], to look at or to train students on."""
+        return [self._shown(draw) for draw in self.draws.samples(self.iteration, count, "students")]
 
     def learned_lr(self) -> float | None:
         """The student's rate; None without trajectory matching."""
@@ -270,7 +273,6 @@ class D3Matcher:
         return self.store.snapshot(expert, epoch).to(self.latents)
 
     def _shown(self, draw: Draw) -> Tensor:
-        """Pictures to look at or to train students on."""
         with torch.no_grad(), statistics_stay(self.decoder):
             return DecodedDraws(self.decoder, self.latents, [draw], 1).pictures
 
