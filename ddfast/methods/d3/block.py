@@ -20,7 +20,7 @@ from ddfast.methods._problem import Problem
 from ddfast.methods.d3.config import D3Config
 from ddfast.nets.decoder import make_decoder
 from ddfast.nets.flat_convnet import FlatConvNet
-from ddfast.runs import atomic_write_bytes
+from ddfast.runs import TIMINGS_FILE, Timings, atomic_write_bytes
 from ddfast.store import DistilledSet, contact_sheet_png
 from ddfast.train.experts import train_experts
 from ddfast.train.latent.bank import initial_latents
@@ -59,8 +59,8 @@ def distil_block(
 ) -> DistilledBlock:
     """Trains the block's experts and distils it; called again after an interruption it goes on to the same numbers.
 
-    ``folder`` (made if missing) holds ``experts/``, ``checkpoint.pt`` and pictures of the means and samples. The caller
-    keeps what is returned and removes the checkpoint; until then another call returns the same at once.
+    ``folder`` (made if missing) holds ``experts/``, ``checkpoint.pt``, ``timings.json`` and pictures of the means and
+    samples. The caller keeps what is returned and removes the checkpoint; until then another call returns the same.
 
     Args:
         source: of the whole set; only pictures of ``classes`` are read.
@@ -76,7 +76,7 @@ def distil_block(
         ddfast.runs.RunError: the folder holds other experts or a damaged checkpoint, or the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    problem = block_problem(source, classes, config, options)
+    problem = block_problem(source, classes, config, options, Timings(folder / TIMINGS_FILE))
     matcher = _matcher(problem, config, folder, options, block)
     course = Loop(matcher, problem, folder, options, stream=f"{_STREAM}/block {block}").run()
     _show_samples(matcher, problem, folder)
@@ -93,14 +93,16 @@ def distil_block(
     return DistilledBlock(latents, matcher.learned_lr(), course.losses, course.tests, notes)
 
 
-def block_problem(source: Source, classes: Sequence[int], config: D3Config, options: RunOptions) -> Problem:
+def block_problem(
+    source: Source, classes: Sequence[int], config: D3Config, options: RunOptions, timings: Timings | None = None
+) -> Problem:
     """The pictures of some classes, labelled 0, 1, ...; those held out are the same in whatever block a class is.
 
     Raises:
         ValueError: a class has too few readable pictures.
     """
     part = ClassesOf(source, classes)
-    return Problem(part, config.matching_config(), options, _STREAM, numbers=part.classes)
+    return Problem(part, config.matching_config(), options, _STREAM, timings=timings, numbers=part.classes)
 
 
 class ClassesOf:
@@ -156,10 +158,11 @@ def _matcher(problem: Problem, config: D3Config, folder: Path, options: RunOptio
 
 
 def _experts(problem: Problem, config: D3Config, folder: Path, options: RunOptions) -> TrajectoryStore:
-    return train_experts(
-        problem.net, *problem.real(), config.expert_config(), folder, pictures=problem.fingerprint,
-        info={"space": "normalized"}, device=problem.device, quiet=options.quiet,
-    )  # fmt: skip
+    with problem.timings.part("experts"):
+        return train_experts(
+            problem.net, *problem.real(), config.expert_config(), folder, pictures=problem.fingerprint,
+            info={"space": "normalized"}, device=problem.device, quiet=options.quiet,
+        )  # fmt: skip
 
 
 def _show_samples(matcher: D3Matcher, problem: Problem, folder: Path) -> None:
