@@ -50,7 +50,7 @@ def read_blocks(
 
 def _described(value: Any) -> tuple[str, list[Mapping[str, Any]]]:
     if not isinstance(value, Mapping) or value.get("storage") not in STORAGES:
-        raise ValueError(f"distribution: got {str(value)[:80]}, expected storage ({', '.join(STORAGES)}) and blocks")
+        raise ValueError(f"distribution: got {repr(value)[:80]}, expected storage ({', '.join(STORAGES)}) and blocks")
     entries = value.get("blocks")
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"distribution: blocks: got {entries!r}, expected one entry a block")
@@ -61,13 +61,13 @@ def _described(value: Any) -> tuple[str, list[Mapping[str, Any]]]:
 
 def _check_entry(where: str, entry: Any) -> None:
     if not isinstance(entry, Mapping) or not set(entry) >= _ENTRY:
-        raise ValueError(f"{where}: got {str(entry)[:80]}, expected {', '.join(sorted(_ENTRY))}")
+        raise ValueError(f"{where}: got {repr(entry)[:80]}, expected {', '.join(sorted(_ENTRY))}")
     for key in ("rows", "batch"):
         if not (_is_count(entry[key]) or (key == "batch" and entry[key] is None)):
             raise ValueError(f"{where}: {key}: got {entry[key]!r}, expected a number from 1")
     classes = entry["classes"]
     if not isinstance(classes, list) or not all(label == 0 or _is_count(label) for label in classes):
-        raise ValueError(f"{where}: classes: got {str(classes)[:80]}, expected a list of labels")
+        raise ValueError(f"{where}: classes: got {repr(classes)[:80]}, expected a list of labels")
 
 
 def _is_count(value: Any) -> bool:
