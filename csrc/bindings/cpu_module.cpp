@@ -8,6 +8,7 @@
 #include "bindings/conv.h"
 #include "bindings/crops.h"
 #include "bindings/dsa.h"
+#include "bindings/mmd.h"
 #include "bindings/philox.h"
 #include "bindings/plane.h"
 #include "common/isa.h"
@@ -74,6 +75,7 @@ PYBIND11_MODULE(_cpu, m) {
   bind_augment(m);
   bind_conv(m);
   bind_dsa(m);
+  bind_mmd(m);
   bind_philox(m);
   bind_plane(m);
   m.def("crop_score", &bind_crop_score);

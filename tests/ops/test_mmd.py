@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -47,13 +48,19 @@ def test_against_pairs_in_float64(shape: tuple[int, int, int, int], backend: str
     x, y = points(*shape)
     for unbiased, real_term in SWITCHES:
         switches = {"unbiased": unbiased, "real_term": real_term}
-        truth = with_gradients(lambda a, b, s=switches: by_pairs(a, b, sigmas, **s), x, y)
-        with forced(backend):
-            exact = with_gradients(lambda a, b, s=switches: ops.mmd(a, b, sigmas, **s), x, y)
-        for want, mine in zip(truth, exact, strict=True):
-            torch.testing.assert_close(mine, want, rtol=1e-11, atol=1e-13)
         for both in (False, True):
             compare(x.float(), y.float(), sigmas.float(), backend, both, **switches)
+
+
+@pytest.mark.parametrize(("unbiased", "real_term"), SWITCHES)
+def test_float64(unbiased: bool, real_term: bool) -> None:
+    for shape in SHAPES:
+        x, y = points(*shape)
+        sigmas = torch.tensor([SIGMAS]).double()
+        truth = with_gradients(lambda a, b, s=sigmas: by_pairs(a, b, s, unbiased, real_term), x, y)
+        found = with_gradients(lambda a, b: ops.mmd(a, b, SIGMAS, unbiased=unbiased, real_term=real_term), x, y)
+        for want, mine in zip(truth, found, strict=True):
+            torch.testing.assert_close(mine, want, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -116,16 +123,39 @@ def test_layouts_threads_and_no_classes(backend: str) -> None:
         torch.testing.assert_close(mine, want, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_low_precision_is_rounded_once(backend: str) -> None:
+def test_low_precision_is_rounded_once() -> None:
     for dtype, eps in ((torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11)):
         x, y = points(2, 5, 6, 20, dtype)
         truth = with_gradients(lambda a, b: by_pairs(a, b, torch.tensor([SIGMAS]).double()), x.double(), y.double())
-        with forced(backend):
-            found = with_gradients(lambda a, b: ops.mmd(a, b, SIGMAS), x, y)
+        found = with_gradients(lambda a, b: ops.mmd(a, b, SIGMAS), x, y)
         assert [each.dtype for each in found] == [torch.float32, dtype, dtype]
         for want, mine, rounding in zip(truth, found, (0.0, eps, eps), strict=True):
             assert bool(((mine.double() - want).abs() <= rounding * want.abs() + 1e-6).all())
+
+
+@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("both", [False, True])
+def test_writes_its_results_alone(both: bool, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = []
+
+    def with_canaries(*size: Any, **options: Any) -> Tensor:
+        shape = tuple(size[0].shape) if isinstance(size[0], Tensor) else size
+        count = math.prod(shape)
+        stores.append(torch.full((count + 64,), 77.0))
+        return stores[-1][32 : 32 + count].view(shape).fill_(float("nan"))
+
+    for shape in SHAPES:
+        x, y = points(*shape, torch.float32)
+        stores.clear()
+        with monkeypatch.context() as patch, forced(backend):
+            patch.setattr(torch, "empty", with_canaries)
+            patch.setattr(torch, "empty_like", with_canaries)
+            with_gradients(ops.mmd, x, y, both)
+        assert len(stores) == 4
+        for store in stores:
+            assert bool((store[:32] == 77).all())
+            assert bool((store[-32:] == 77).all())
+            assert bool(store[32:-32].isfinite().all())
 
 
 def test_a_few_classes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddfast.ops import _registry
 from ddfast.ops._checks import check_device, check_tensor
-from ddfast.ops.mmd import reference
+from ddfast.ops.mmd import native, reference
 
 __all__ = ["MMD_BANDWIDTHS", "mmd", "mmd_median"]
 
@@ -164,6 +164,8 @@ _registry.define(
     reference.double_backward,
     fake=_fake_double_backward,
 )
+VALUE.add_backend("cpp", native.value, rejects=native.rejects)
+GRADIENT.add_backend("cpp", native.gradient, rejects=native.rejects_gradient)
 
 
 def _keep_value(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
