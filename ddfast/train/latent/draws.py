@@ -22,7 +22,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class D3Draws:
-    """Draws of a loop over ``priors`` priors with latents of ``z`` numbers; they are on the CPU, float32.
+    """Draws of a loop over ``priors`` priors with latents of ``z`` numbers; the noise is float32, made on ``device``.
 
     ``sampling`` False leaves the noise out: means instead of samples.
     """
@@ -32,6 +32,7 @@ class D3Draws:
     priors: int
     z: int
     sampling: bool = True
+    device: torch.device | str = "cpu"
 
     def expert(self, iteration: int, term: int, count: int) -> int:
         """One of ``count`` experts for one of an iteration's two terms: all of them in a new order each pass."""
@@ -65,4 +66,6 @@ class D3Draws:
     def _noise(self, name: str, iteration: int, sizes: list[int]) -> list[Tensor] | list[None]:
         if not self.sampling:
             return [None] * len(sizes)
-        return list(noise(self.seed, f"{self.stream}/{name}", iteration, shape=(sum(sizes), self.z)).split(sizes))
+        shape = (sum(sizes), self.z)
+        eps = noise(self.seed, f"{self.stream}/{name}", iteration, shape=shape, device=self.device)
+        return list(eps.split(sizes))

@@ -93,7 +93,9 @@ class D3Matcher:
     ) -> None:  # fmt: skip
         self.net, self.store, self.settings, self.real = net, store, settings, real
         self.labels, self.decoder = labels, decoder.train()
-        self.draws = D3Draws(settings.seed, settings.stream, len(labels), latents.shape[1], settings.sampling)
+        self.draws = D3Draws(
+            settings.seed, settings.stream, len(labels), latents.shape[1], settings.sampling, latents.device
+        )
         self.classes, self.lpc = net.num_classes, len(labels) // max(net.num_classes, 1)
         self._check()
         self.latents = latents.detach().clone().requires_grad_()
