@@ -55,7 +55,8 @@ def _machine(contents: Sequence[Content]) -> str:
 def _heading(contents: Sequence[Content]) -> str:
     first = contents[-1]
     machine, versions = first["machine"], first["versions"]
-    parts = [f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['isa'][:2])})"]
+    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
+    parts = [f"{machine['cpu']}, {cores} ({', '.join(machine['isa'][:2])})"]
     if machine["gpu"]:
         parts.append(machine["gpu"]["name"])
     libraries = ", ".join(f"{name} {versions[name]}" for name in LIBRARIES if name in versions)
