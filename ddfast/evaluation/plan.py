@@ -16,6 +16,7 @@ from ddfast.evaluation.stored import fitted
 from ddfast.evaluation.teacher import Teacher
 from ddfast.evaluation.validation import Validation
 from ddfast.store import DistilledSet, LabelStore
+from ddfast.store.loader import shows_digits
 from ddfast.train import StudentConfig
 from ddfast.train.presets import Case
 
@@ -50,7 +51,13 @@ class Subject:
         factor = (self.distilled.manifest.get("config") or {}).get("factor") or 1
         classes, size = len(self.distilled.class_names), int(self.distilled.images.shape[1])
         times = len(self.distilled.formation.sources(1))
-        return Case(student, classes, times * self.distilled.ipc, size, int(factor), times * len(self.distilled))
+        images = times * len(self.distilled)
+        return Case(student, classes, times * self.distilled.ipc, size, int(factor), images, self.digits)
+
+    @property
+    def digits(self) -> bool:
+        """Whether the pictures are never mirrored."""
+        return shows_digits(self.distilled.manifest)
 
 
 @dataclass(frozen=True)
@@ -110,14 +117,17 @@ class Plan:
         """How a task's student is trained, in each stage if there are some: the set's recipe, for the controls too."""
         subject = self.subject(spec.subject)
         case = subject.case(spec.student)
-        named: dict[str, Any] = {"augmented": spec.augmented, "seed": self.config.seed + spec.seed}
+        manifest = subject.distilled.manifest
+        named: dict[str, Any] = {
+            "augmented": spec.augmented, "seed": self.config.seed + spec.seed, "manifest": manifest
+        }  # fmt: skip
         staging = self.staging(spec)
         if staging is None:
             config = student_config(self.config, case, **named)
         else:
             config = stage_config(self.config, case, stage_sizes(subject.distilled, staging.mode), **named)
         if self.learned(spec):
-            config = replace(config, lr=float(subject.distilled.manifest["lr"]))  # learned with the images
+            config = replace(config, lr=float(manifest["lr"]))  # learned with the images
         return fitted(config, subject.labels) if subject.labels is not None and spec.augmented else config
 
     def learned(self, spec: Spec) -> bool:

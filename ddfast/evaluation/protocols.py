@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from ddfast.evaluation.recipes import VIEWS, recipe_name, short_recipe, short_stage, shortened
 from ddfast.train import StudentConfig, TrainConfig
 from ddfast.train.demo_recipe import OBSERVER, STUDENT, WIDTH
 from ddfast.train.presets import Case, dsa_preset, preset
 from ddfast.train.staged import MODES
 
-_SMOKE_VIEWS = 12_000
 _SMOKE_VALIDATION = 1_000
 
 
@@ -95,40 +95,52 @@ def protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def student_config(config: EvaluationConfig, case: Case, *, augmented: bool = True, seed: int = 0) -> StudentConfig:
-    """The recipe of ``config.preset`` for a case, with single values replaced.
+def student_config(
+    config: EvaluationConfig, case: Case, *, augmented: bool = True, seed: int = 0,
+    manifest: Mapping[str, Any] | None = None,
+) -> StudentConfig:  # fmt: skip
+    """The recipe of a set's students for a case, with single values replaced.
 
     Args:
         config: the evaluation's settings.
         case: what is trained.
         augmented: False drops shift, flip, patch shuffle, crops and CutMix.
         seed: of the training.
+        manifest: the set's, whose own recipe the preset ``smoke`` shortens (`recipe_name`).
     """
-    return _changed(config, protocol(config.preset).recipe(case), case, augmented, seed)
+    manifest = manifest or {}
+    own = recipe_name(config.preset, manifest) != config.preset
+    recipe = short_recipe(case, manifest["recipe"]) if own else protocol(config.preset).recipe(case)
+    return _changed(config, recipe, case, augmented, seed)
 
 
 def stage_config(
-    config: EvaluationConfig, case: Case, sizes: Sequence[int], *, augmented: bool = True, seed: int = 0
-) -> StudentConfig:
+    config: EvaluationConfig, case: Case, sizes: Sequence[int], *, augmented: bool = True, seed: int = 0,
+    manifest: Mapping[str, Any] | None = None,
+) -> StudentConfig:  # fmt: skip
     """The recipe of one stage of a set with stages, where `student_config` is that of the set in one go.
 
     Args:
         config: the evaluation's settings.
         case: the whole set.
         sizes: pictures of an epoch of each stage.
-        augmented, seed: as in `student_config`.
+        augmented, seed, manifest: as in `student_config`.
     """
-    chosen = protocol(config.preset)
-    recipe = _halved(chosen.recipe(case)) if chosen.stage is None else chosen.stage(case, sizes)
+    chosen, manifest = protocol(config.preset), manifest or {}
+    if recipe_name(config.preset, manifest) != config.preset:
+        recipe = short_stage(case, sizes, manifest["recipe"])
+    elif chosen.stage is not None:
+        recipe = chosen.stage(case, sizes)
+    else:
+        whole = chosen.recipe(case)
+        recipe = shortened(whole, max(1, whole.epochs // 2))
     return _changed(config, recipe, case, augmented, seed)
 
 
 def _changed(config: EvaluationConfig, recipe: StudentConfig, case: Case, augmented: bool, seed: int) -> StudentConfig:
-    given: dict[str, Any] = {
-        k: getattr(config, k) for k in ("epochs", "batch_size", "lr") if getattr(config, k) is not None
-    }
     if config.epochs is not None:
-        given["milestones"] = _scaled(recipe, config.epochs)
+        recipe = shortened(recipe, config.epochs)
+    given: dict[str, Any] = {k: getattr(config, k) for k in ("batch_size", "lr") if getattr(config, k) is not None}
     recipe = replace(recipe, **given, seed=seed)
     recipe = replace(recipe, batch_size=min(recipe.batch_size, case.count))
     if augmented:
@@ -136,23 +148,11 @@ def _changed(config: EvaluationConfig, recipe: StudentConfig, case: Case, augmen
     return replace(recipe, shift=0, flip=False, factor=1, crop=None, cutmix_alpha=0.0, dsa="", idc="", cutmix_share=0.0)
 
 
-def _scaled(recipe: StudentConfig, epochs: int) -> tuple[int, ...]:
-    """Milestones of the recipe with so many epochs."""
-    return tuple(max(1, round(epoch * epochs / recipe.epochs)) for epoch in recipe.milestones)
-
-
-def _halved(recipe: StudentConfig) -> StudentConfig:
-    epochs = max(1, recipe.epochs // 2)
-    return replace(recipe, epochs=epochs, milestones=_scaled(recipe, epochs))
-
-
-def full_config(config: EvaluationConfig, images: int, seed: int) -> TrainConfig:
-    """How a student of the whole real set is trained: SGD, one cycle, hard labels."""
+def full_config(config: EvaluationConfig, images: int, seed: int, *, digits: bool = False) -> TrainConfig:
+    """How a student of the whole real set is trained: SGD, one cycle, hard labels; ``digits`` are not mirrored."""
     if config.preset == "smoke":
-        return replace(
-            OBSERVER, seed=seed, epochs=max(1, min(OBSERVER.epochs, 4 * _SMOKE_VIEWS // (3 * max(images, 1))))
-        )
-    return TrainConfig(epochs=30, batch_size=128, lr=0.1, shift=2, flip=True, seed=seed)
+        return replace(OBSERVER, seed=seed, epochs=max(1, min(OBSERVER.epochs, 4 * VIEWS // (3 * max(images, 1)))))
+    return TrainConfig(epochs=30, batch_size=128, lr=0.1, shift=2, flip=not digits, seed=seed)
 
 
 def val_limit(config: EvaluationConfig, classes: int) -> int | None:
@@ -176,7 +176,7 @@ def _paper(name: str) -> Callable[[Case], StudentConfig]:
 
 
 def _smoke(case: Case) -> StudentConfig:
-    epochs = max(2, min(STUDENT.epochs, _SMOKE_VIEWS // case.count))
+    epochs = max(2, min(STUDENT.epochs, VIEWS // case.count))
     return replace(STUDENT, epochs=epochs, batch_size=min(STUDENT.batch_size, max(10, case.count // 2)))
 
 
@@ -193,7 +193,8 @@ def _dsa_stage(case: Case, sizes: Sequence[int]) -> StudentConfig:
 PROTOCOLS = {
     "smoke": Protocol(
         "smoke",
-        "a narrow student, at most 12,000 views and 1,000 test pictures: minutes on two cores, for tries",
+        "a narrow student, at most 12,000 views and 1,000 test pictures: minutes on two cores, for tries; sets of "
+        "matching methods by the recipe that their manifest names, shortened",
         _smoke,
         width=WIDTH,
         scores=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddfast.evaluation.protocols import EvaluationConfig
+from ddfast.evaluation.recipes import recipe_name
 from ddfast.store import DistilledSet
 from ddfast.train import Lesson, StudentConfig, stage_parts
 
@@ -98,16 +99,19 @@ def lessons_of(plan: Plan, spec: Spec, subject: Subject, labels: Tensor) -> list
         stages = stages_alike(stages, own, labels)
     parts = stage_parts(stages, staging.mode, count)
     base = plan.recipe(spec)
-    rates = staging.lrs if plan.learned(spec) and staging.lrs else own_rates(plan.config, base, count)
+    own_lrs = own_rates(plan.config, base, count, subject.distilled.manifest)
+    rates = staging.lrs if plan.learned(spec) and staging.lrs else own_lrs
     return [
         Lesson(rows, replace(base, lr=lr, batch_size=min(base.batch_size, len(rows))))
         for rows, lr in zip(parts, rates, strict=True)
     ]
 
 
-def own_rates(config: EvaluationConfig, recipe: StudentConfig, count: int) -> list[float]:
-    """The recipe's rate in each stage."""
-    if config.preset == "idc" and config.lr is None:
+def own_rates(
+    config: EvaluationConfig, recipe: StudentConfig, count: int, manifest: Mapping[str, Any] | None = None
+) -> list[float]:
+    """The recipe's rate in each stage; ``manifest``: the set's, which may name the recipe."""
+    if recipe_name(config.preset, manifest or {}) == "idc" and config.lr is None:
         return [recipe.lr if stage < _HALVED else recipe.lr / 2 for stage in range(count)]
     return [recipe.lr] * count
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ddfast.data.space import Space
 from ddfast.data.squares import whole_images
 from ddfast.evaluation.controls import Subset, random_subset
-from ddfast.evaluation.cost import guarded, training_flops
+from ddfast.evaluation.cost import guarded, machine_name, training_flops
 from ddfast.evaluation.plan import DISTILLED, FULL, RANDOM_BYTES, RANDOM_IMAGES, Plan, Spec, Subject
 from ddfast.evaluation.protocols import full_config
 from ddfast.evaluation.staging import lesson_epochs, lessons_of, views
@@ -84,8 +84,8 @@ def run_task(
 
     Returns:
         A JSON record: ``epochs`` and ``top1`` of the tests (the last is that of the last epoch), ``correct`` and
-        ``tested`` per class, ``losses`` per epoch, ``images``, ``bytes``, ``steps``, ``seconds``, ``flops``; where it
-        went through stages, ``stages`` with the ``images``, ``epochs``, ``lr`` and ``top1`` of each.
+        ``tested`` per class, ``losses`` per epoch, ``images``, ``bytes``, ``steps``, ``seconds`` on ``machine``,
+        ``flops``; where it went through stages, ``stages`` with ``images``, ``epochs``, ``lr`` and ``top1`` of each.
 
     Raises:
         NonFiniteLossError: names the task, epoch, step and learning rate.
@@ -133,6 +133,7 @@ def run_task(
         "bytes": pictures.bytes,
         "steps": report.steps,
         "seconds": round(report.seconds, 2),
+        "machine": machine_name(plan.device),
         "flops": guarded(lambda: training_flops(student, size, seen, teacher)),
         **({} if lessons is None else {"stages": _stages(lessons, report)}),
     }
@@ -202,7 +203,7 @@ def _whole(plan: Plan, size: int, per_class: int) -> tuple[Tensor, Tensor]:
 
 def _recipe(plan: Plan, spec: Spec, subject: Subject, pictures: Subset) -> TrainConfig:
     if spec.images == FULL:
-        return full_config(plan.config, len(pictures.images), plan.config.seed + spec.seed)
+        return full_config(plan.config, len(pictures.images), plan.config.seed + spec.seed, digits=subject.digits)
     config = plan.recipe(spec)
     if _stored(subject, spec) and subject.labels is not None and not subject.labels.per_image:
         # stored labels belong to one order and one set of views; the students differ in their initial weights

@@ -118,13 +118,18 @@ def recipe_of(manifest: dict[str, Any]) -> dict[str, Any]:
     """
     known = manifest.get("recipe") or {}
     factor = int((manifest.get("config") or {}).get("factor") or 1)
-    digits = str((manifest.get("source") or {}).get("name", "")).startswith("mnist")
+    digits = shows_digits(manifest)
     scale = known.get("scale", (1 / factor, 1.0) if factor > 1 else None)
     return {
         "flip": bool(known.get("flip", not digits)),
         "shift": int(known.get("shift", 2 if digits else 0)),
         "scale": None if scale is None else (float(scale[0]), float(scale[1])),
     }
+
+
+def shows_digits(manifest: dict[str, Any]) -> bool:
+    """Whether a set's source is MNIST."""
+    return str((manifest.get("source") or {}).get("name", "")).startswith("mnist")
 
 
 def _random_boxes(count: int, height: int, width: int, scale: tuple[float, float]) -> Tensor:

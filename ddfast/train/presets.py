@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ddfast.train.dsa import STRATEGY
+from ddfast.train.dsa import DIGITS, STRATEGY
 from ddfast.train.idc_augment import STUDENT
 from ddfast.train.student import StudentConfig
 
@@ -43,6 +43,8 @@ class Case:
         size: side of the pictures in pixels.
         factor: of the mosaic, per side.
         images: in the set; None for classes * ipc.
+        digits: whether they show digits, which are never mirrored: DSA then leaves flips out, IDC's students flips and
+            CutMix, as both papers' programs do for MNIST.
     """
 
     student: str
@@ -51,6 +53,7 @@ class Case:
     size: int = 32
     factor: int = 1
     images: int | None = None
+    digits: bool = False
 
     def __post_init__(self) -> None:
         for name in ("classes", "ipc", "size", "factor"):
@@ -106,17 +109,19 @@ def _cifar100_conv3(case: Case) -> bool:
 
 
 def _rded(case: Case) -> StudentConfig:
-    return StudentConfig(batch_size=rded_batch(case), factor=case.factor)
+    return StudentConfig(batch_size=rded_batch(case), factor=case.factor, flip=not case.digits)
 
 
 def _fkd(case: Case) -> StudentConfig:
-    return StudentConfig(batch_size=1024, schedule="cosine", crop=(0.08, 1.0), factor=1, bn_twice=False)
+    return StudentConfig(
+        batch_size=1024, schedule="cosine", crop=(0.08, 1.0), factor=1, bn_twice=False, flip=not case.digits
+    )
 
 
 def _hard_label(case: Case) -> StudentConfig:
     return StudentConfig(
         batch_size=min(256, max(10, case.count // 4)), optimizer="sgd", lr=0.05, weight_decay=5e-4, schedule="cosine",
-        flip=True, shift=max(1, case.size // 8), factor=1, cutmix_alpha=0.0, temperature=1.0, bn_twice=False,
+        flip=not case.digits, shift=max(1, case.size // 8), factor=1, cutmix_alpha=0.0, temperature=1.0, bn_twice=False,
     )  # fmt: skip
 
 
@@ -126,7 +131,8 @@ def _dsa(case: Case, epochs: int = 1000) -> StudentConfig:
     return StudentConfig(
         epochs=epochs + 1, batch_size=256, optimizer="sgd", lr=0.01, momentum=0.9, nesterov=False, weight_decay=5e-4,
         decay_all=True, schedule="milestones", milestones=(epochs // 2 + 2,), reset_momentum=True, flip=False, factor=1,
-        cutmix_alpha=0.0, temperature=1.0, bn_twice=False, dsa=STRATEGY,
+        cutmix_alpha=0.0, temperature=1.0, bn_twice=False,
+        dsa=DIGITS if case.digits else STRATEGY,
     )  # fmt: skip
 
 
@@ -140,8 +146,14 @@ def _idc(case: Case) -> StudentConfig:
     return StudentConfig(
         epochs=1000, batch_size=64, optimizer="sgd", lr=0.01, momentum=0.9, nesterov=False, weight_decay=5e-4,
         decay_all=True, schedule="milestones", milestones=(2000 // 3, 5000 // 6), drop=0.2, flip=False, factor=1,
-        cutmix_alpha=0.0, temperature=1.0, bn_twice=False, idc=STUDENT, cutmix_share=0.5,
+        cutmix_alpha=0.0, temperature=1.0, bn_twice=False, idc=without_flip(STUDENT) if case.digits else STUDENT,
+        cutmix_share=0.0 if case.digits else 0.5,
     )  # fmt: skip
+
+
+def without_flip(strategy: str) -> str:
+    """The operations of a DSA or IDC strategy but flips."""
+    return "_".join(name for name in strategy.split("_") if name != "flip")
 
 
 PRESETS: dict[str, Callable[[Case], StudentConfig]] = {

@@ -18,9 +18,11 @@ from ddfast.evaluation.incremental.report import continual_bytes, make_continual
 from ddfast.evaluation.inputs import Data, Sets, load_sets, resolve_device, share, test_pictures, training_space
 from ddfast.evaluation.plan import Subject, subject_keys
 from ddfast.evaluation.protocols import protocol
+from ddfast.evaluation.recipes import recipe_name
 from ddfast.evaluation.runner import run_plan
 from ddfast.evaluation.storage import measure
 from ddfast.evaluation.students import build_student, parse_students
+from ddfast.evaluation.usage import used
 from ddfast.evaluation.validation import CACHE_FILE, write_cache
 from ddfast.runs import Worker, atomic_write_bytes, refuse_occupied
 from ddfast.store import DistilledSet
@@ -147,7 +149,7 @@ def _subject(
     kind = distilled.manifest.get("space")
     known = (distilled.manifest.get("source") or {}).get("name")
     source = None
-    if kind == "zca" and config.preset == "dsa":
+    if kind == "zca" and recipe_name(config.preset, distilled.manifest) == "dsa":
         spec = train if train is not None else "mnist5k" if known == "mnist5k" else None
         source = None if spec is None else open_source(spec)
         notes.append(f"{name}: the whitening (ZCA) was fitted to the pictures of all classes, those to come as well.")
@@ -156,4 +158,5 @@ def _subject(
         notes.append(f"{name}: students train on visible pixels; preset dsa takes the images as they were distilled.")
     if (distilled.manifest.get("method") or "") not in ("coreset", "dm", ""):
         notes.append(f"{name}: the images were distilled with all classes at hand, not step by step.")
-    return Subject(key, name, distilled, measure(distilled, None), None, (), None, space)
+    storage = used(measure(distilled, None), distilled, trained=space is not None)
+    return Subject(key, name, distilled, storage, None, (), None, space)
