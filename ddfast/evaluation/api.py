@@ -22,6 +22,7 @@ from ddfast.evaluation.inputs import (
     test_pictures,
     training_space,
 )
+from ddfast.evaluation.made import set_folders, set_pictures
 from ddfast.evaluation.page import render
 from ddfast.evaluation.plan import Plan, Subject, subject_keys
 from ddfast.evaluation.protocols import EvaluationConfig, protocol
@@ -203,8 +204,9 @@ def _evaluate(
         plan, out, worker=options.worker, resume=options.resume, overwrite=options.overwrite, processes=processes,
         quiet=options.quiet, prepare=prepare,
     )  # fmt: skip
-    report = json.loads(report_bytes(make_report(plan, records, notes)))  # as a reader of the file sees it
-    page = render(report, [subject.distilled for subject in subjects])
+    folders = set_folders(distilled)
+    report = json.loads(report_bytes(make_report(plan, records, notes, folders)))  # as a reader of the file sees it
+    page = render(report, [subject.distilled for subject in subjects], [set_pictures(folder) for folder in folders])
     atomic_write_bytes(out / "report.json", report_bytes(report))
     atomic_write_bytes(out / "report.html", page.encode())
     for name in (CACHE_FILE, f"{CACHE_FILE}.json"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 500, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 44
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, title: s
         title: read out by screen readers.
     """
     xs = [x for one in series for x in one.x]
-    x_axis = Axis(0, max(xs), _LEFT, WIDTH - _RIGHT)
-    y_axis = _percent_axis([v for one in series for v in (*one.y, *one.low, *one.high)])
-    parts = [_frame(x_axis, y_axis, _ticks(0, max(xs)), x_label, y_label)]
+    x_axis = Axis(0, max(xs), LEFT, WIDTH - RIGHT)
+    y_axis = percent_axis([v for one in series for v in (*one.y, *one.low, *one.high)])
+    parts = [frame(x_axis, y_axis, _ticks(0, max(xs)), x_label, y_label)]
     for one in series:
         if one.low:
             upper = [f"{x_axis(x):.1f},{y_axis(v):.1f}" for x, v in zip(one.x, one.high, strict=True)]
@@ -67,26 +67,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, title: s
             parts += [
                 f'<circle class="dot t{one.tone}" cx="{x_axis(x):.1f}" cy="{y_axis(y):.1f}" r="3"/>' for x, y in dots
             ]
-    return _svg(parts, title) + legend(series)
-
-
-def scatter_chart(series: Sequence[Series], x_label: str, y_label: str, *, title: str) -> str:
-    """Points with vertical bars on a logarithmic x axis of bytes; y in percent."""
-    xs = [x for one in series for x in one.x]
-    low, high = min(xs) / 1.6, max(xs) * 1.6
-    x_axis = Axis(low, high, _LEFT, WIDTH - _RIGHT, log=True)
-    y_axis = _percent_axis([v for one in series for v in (*one.y, *one.low, *one.high)])
-    ticks = [(v, size_text(v)) for v in _log_ticks(low, high)]
-    parts = [_frame(x_axis, y_axis, ticks, x_label, y_label)]
-    for one in series:
-        for place, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
-            cx, cy = x_axis(x), y_axis(y)
-            if one.low:
-                top, bottom = y_axis(one.high[place]), y_axis(one.low[place])
-                parts.append(f'<path class="whisker t{one.tone}" d="M{cx:.1f} {top:.1f}V{bottom:.1f}"/>')
-            hollow = " hollow" if one.dashed else ""
-            parts.append(f'<circle class="point t{one.tone}{hollow}" cx="{cx:.1f}" cy="{cy:.1f}" r="5.5"/>')
-    return _svg(parts, title)
+    return svg(parts, title) + legend(series)
 
 
 def bar_chart(names: Sequence[str], series: Sequence[Series], *, title: str) -> str:
@@ -117,7 +98,7 @@ def bar_chart(names: Sequence[str], series: Sequence[Series], *, title: str) -> 
                     f'<text class="value" x="{max(end, axis(series[-1].y[row])) + 6:.1f}" y="{middle + 4:.1f}">'
                     f"{100 * one.y[row]:.0f}</text>"
                 )
-    return _svg(parts, title, width, height) + legend(series)
+    return svg(parts, title, width, height) + legend(series)
 
 
 def legend(series: Sequence[Series], *, points: bool = False, note: str = "") -> str:
@@ -133,45 +114,56 @@ def legend(series: Sequence[Series], *, points: bool = False, note: str = "") ->
 
 def size_text(count: float) -> str:
     """Bytes for people: ``3.2 kB``, powers of 1000."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            value = count / size
-            return f"{value:.0f} {unit}" if value >= 100 or value == int(value) else f"{value:.3g} {unit}"
-    return f"{count:.0f} B"
+    return _with_unit(count, "B", "kMG")
 
 
-def _svg(parts: Sequence[str], title: str, width: int = WIDTH, height: int = HEIGHT) -> str:
+def flops_text(count: float) -> str:
+    """Floating-point operations for people: ``3.2 TFLOP``, powers of 1000."""
+    return _with_unit(count, "FLOP", "kMGTPE")
+
+
+def _with_unit(count: float, unit: str, prefixes: str) -> str:
+    for place in range(len(prefixes), 0, -1):
+        if count >= 1000**place:
+            value = count / 1000**place
+            digits = f"{value:.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+            return f"{digits} {prefixes[place - 1]}{unit}"
+    return f"{count:.0f} {unit}"
+
+
+def svg(parts: Sequence[str], title: str, width: int = WIDTH, height: int = HEIGHT) -> str:
+    """A figure of SVG elements."""
     text = escape(title)
     return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{text}">{"".join(parts)}</svg>'
 
 
-def _frame(x_axis: Axis, y_axis: Axis, ticks: Sequence[tuple[float, str]], x_label: str, y_label: str) -> str:
+def frame(x_axis: Axis, y_axis: Axis, ticks: Sequence[tuple[float, str]], x_label: str, y_label: str) -> str:
+    """Axes with ``ticks`` (value, words) across, a grid of whole percents, and their labels."""
     parts = []
     for value in _steps(y_axis.low, y_axis.high):
         y = y_axis(value)
-        parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(
-            f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{round(100 * value)}</text>'
-        )
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{round(100 * value)}</text>')
     for value, text in ticks:
         x = x_axis(value)
-        parts.append(f'<path class="axis" d="M{x:.1f} {HEIGHT - _BOTTOM}v4"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - _BOTTOM + 18}" text-anchor="middle">{text}</text>')
-    parts.append(f'<path class="axis" d="M{_LEFT} {HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>')
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
+        parts.append(f'<path class="axis" d="M{x:.1f} {HEIGHT - BOTTOM}v4"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>')
+    parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
-    y = (_TOP + HEIGHT - _BOTTOM) / 2
+    y = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
         f'<text class="label" transform="translate(12 {y}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     )
     return "".join(parts)
 
 
-def _percent_axis(values: Sequence[float]) -> Axis:
+def percent_axis(values: Sequence[float]) -> Axis:
+    """The y axis for fractions of 1, with room beyond them."""
     low, high = min(values), max(values)
     margin = max(0.02, 0.12 * (high - low))
     low, high = max(0.0, low - margin), min(1.0, high + margin)
-    return Axis(low, high, HEIGHT - _BOTTOM, _TOP)
+    return Axis(low, high, HEIGHT - BOTTOM, TOP)
 
 
 def _steps(low: float, high: float) -> list[float]:
@@ -188,7 +180,8 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     return [(n * size, f"{n * size:g}") for n in range(int(low // size), int(high // size) + 1)]
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round values between two: 1, 2, 5 of each power of ten, or the powers alone over a wide range."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     wide = high / low > 300
     found = [m * 10.0**e for e in exponents for m in ((1,) if wide else (1, 2, 5)) if low <= m * 10.0**e <= high]

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddfast.evaluation.charts import Series, bar_chart, legend, line_chart, scatter_chart, size_text
+from ddfast.evaluation.charts import Series, bar_chart, line_chart, size_text
 from ddfast.evaluation.results import find_row, own_labels
 from ddfast.store import DistilledSet
 
-__all__ = ["contact_sheet", "equivalents", "per_class", "size_text", "storage_accuracy", "training_curves"]
+__all__ = ["contact_sheet", "equivalents", "per_class", "size_text", "training_curves"]
 
 KINDS = {
     "distilled": ("distilled", 1),
@@ -76,26 +76,6 @@ def training_curves(report: Report, subject: str, student: str) -> str:
                     )
                 )  # fmt: skip
     return line_chart(series, "epoch", "top-1 in %", title="Test accuracy by epoch") if series else ""
-
-
-def storage_accuracy(report: Report, subject: str, student: str) -> str:
-    """Accuracy after the last epoch by bytes, labels included."""
-    series: list[Series] = []
-    named: list[Series] = []
-    for kind, (text, tone) in KINDS.items():
-        for labels in ("soft", "hard"):
-            row = find_row(report["results"], subject, kind, labels, student)
-            if row is None:
-                continue
-            top1, spread = row["top1"]["mean"], row["top1"]["std"] or 0.0
-            low, high = [max(0.0, top1 - spread)], [min(1.0, top1 + spread)]
-            series.append(Series(text, tone, [row["bytes"]], [top1], low, high, dashed=labels == "hard"))
-            named += [] if named and named[-1].tone == tone else [Series(text, tone, [], [])]
-    if not series:
-        return ""
-    note = "filled: soft labels, hollow: hard labels" if any(not one.dashed for one in series) else "hard labels"
-    drawn = scatter_chart(series, "bytes with labels", "top-1 in %", title="Test accuracy by bytes")
-    return drawn + legend(named, points=True, note=note)
 
 
 def per_class(report: Report) -> str:

@@ -7,33 +7,35 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from ddfast.evaluation import figures, tables
+from ddfast.evaluation import account_page, figures, tables, tradeoff_page
 from ddfast.evaluation.results import find_row, own_labels
 from ddfast.store import DistilledSet
 
 Report = Mapping[str, Any]
 
 
-def render(report: Report, sets: Sequence[DistilledSet]) -> str:
+def render(report: Report, sets: Sequence[DistilledSet], pictures: Sequence[Mapping[str, bytes]] = ()) -> str:
     """The page of a valid report.
 
     Args:
         report: see `ddfast.evaluation.schema`.
         sets: the distilled sets, for their contact sheets.
+        pictures: PNG files that their methods drew, by name (see `ddfast.evaluation.made.set_pictures`); none if empty.
     """
     heading = title(report)
     body = "".join(
         [
             f"<h1>{escape(heading)}</h1><p class='lead'>{escape(lead(report))}</p>",
             _tiles(report),
-            section("The distilled images", _sheets(report, sets)),
+            section("The distilled images", _sheets(report, sets, pictures)),
             section("Accuracy", tables.accuracy(report)),
             section("Stage by stage", tables.stages(report)),
-            section("Training and storage", _curves(report)),
+            section("Accuracy while training", _curves(report)),
+            section("Accuracy, storage and training cost", _tradeoff(report)),
             section("Per class", figures.per_class(report)),
             section("Across architectures", tables.cross_architecture(report)),
             section("Robust scores", tables.scores(report)),
-            section("Bytes and cost", tables.storage(report) + tables.cost(report)),
+            section("Storage", account_page.storage(report) + account_page.distillation(report)),
             section("How it was made", tables.recipe(report)),
             _notes(report),
         ]
@@ -107,13 +109,18 @@ def _sized(count: int) -> str:
     return f"{value} <small>{unit}</small>"
 
 
-def _sheets(report: Report, sets: Sequence[DistilledSet]) -> str:
+def _sheets(report: Report, sets: Sequence[DistilledSet], pictures: Sequence[Mapping[str, bytes]]) -> str:
     several = len(sets) > 1
     shown = []
-    for entry, distilled in zip(report["sets"], sets, strict=True):
+    for place, (entry, distilled) in enumerate(zip(report["sets"], sets, strict=True)):
         heading = f"<h3>{escape(entry['name'])}</h3>" if several else ""
         shown.append(f"<div class='card'>{heading}{figures.contact_sheet(distilled)}</div>")
+        shown.append(account_page.pictures(pictures[place]) if place < len(pictures) else "")
     return "".join(shown)
+
+
+def _tradeoff(report: Report) -> str:
+    return tradeoff_page.figure(report) + tradeoff_page.points_table(report)
 
 
 def _curves(report: Report) -> str:
@@ -122,16 +129,13 @@ def _curves(report: Report) -> str:
     for entry in report["sets"]:
         for student in report["students"]:
             name = " / ".join([entry["name"]] * (len(report["sets"]) > 1) + [student["label"]])
-            suffix = f": {name}" if several else ""
             drawn = figures.training_curves(report, entry["key"], student["name"])
-            cards.append(_card(f"Accuracy while training{suffix}", drawn))
-            drawn = figures.storage_accuracy(report, entry["key"], student["name"])
-            cards.append(_card(f"Accuracy by storage{suffix}", drawn))
+            cards.append(_card(name if several else "", drawn))
     return f"<div class='pair'>{''.join(cards)}</div>"
 
 
 def _card(heading: str, inner: str) -> str:
-    return f"<div class='card'><h3>{escape(heading)}</h3>{inner}</div>" if inner else ""
+    return f"<div class='card'>{f'<h3>{escape(heading)}</h3>' if heading else ''}{inner}</div>" if inner else ""
 
 
 def section(heading: str, inner: str) -> str:

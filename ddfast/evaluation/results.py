@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from ddfast.evaluation.accounting import account
+from ddfast.evaluation.cost import machine_name
+from ddfast.evaluation.made import distillation_cost
 from ddfast.evaluation.plan import DISTILLED, FULL, RANDOM_IMAGES, Plan, Spec, Subject
 from ddfast.evaluation.protocols import full_config, protocol
 from ddfast.evaluation.schema import FORMAT, SCHEMA_VERSION
@@ -18,21 +22,27 @@ from ddfast.evaluation.scores import (
 )
 from ddfast.evaluation.storage import fingerprint
 from ddfast.evaluation.students import label_of
+from ddfast.evaluation.tradeoff import tradeoff
 from ddfast.store.manifest import current_versions
 
 Records = Mapping[str, Mapping[str, Any]]
 
 
-def make_report(plan: Plan, records: Records, notes: Sequence[str]) -> dict[str, Any]:
+def make_report(
+    plan: Plan, records: Records, notes: Sequence[str], folders: Sequence[Path | None] = ()
+) -> dict[str, Any]:
     """The report as JSON values.
 
     Args:
         plan: what was trained.
         records: the record of each task.
         notes: what a reader should know.
+        folders: of the sets, which may say what making them cost; None for a set in memory.
     """
     rows = [_row(plan, specs, records) for specs in _grouped(plan.specs())]
     classes = plan.subjects[0].distilled.class_names
+    where = [*folders, *[None] * (len(plan.subjects) - len(folders))]
+    sets = [_set(plan, subject, folder) for subject, folder in zip(plan.subjects, where, strict=True)]
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -40,14 +50,21 @@ def make_report(plan: Plan, records: Records, notes: Sequence[str]) -> dict[str,
         "protocol": {"name": plan.config.preset, "about": protocol(plan.config.preset).about},
         "class_names": list(classes),
         "validation": _validation(plan, records),
-        "sets": [_set(plan, subject) for subject in plan.subjects],
+        "sets": sets,
         "students": [{"name": name, "label": label_of(name, plan.width)} for name in plan.students],
         "results": rows,
+        "tradeoff": tradeoff(sets, rows),
         "scores": [_scores(plan, subject, student, rows) for subject in plan.subjects for student in plan.students],
         "cross_architecture": _cross(plan, rows),
         "notes": list(notes),
         "versions": current_versions(),
-        "machine": {"device": plan.device, "threads": plan.threads, "processor": platform.machine()},
+        "machine": {
+            "device": plan.device,
+            "threads": plan.threads,
+            "processor": platform.machine(),
+            "name": "; ".join(sorted({record.get("machine") or "" for record in records.values()} - {""}))
+            or machine_name(plan.device),
+        },
     }
 
 
@@ -151,7 +168,7 @@ def _validation(plan: Plan, records: Records) -> dict[str, Any]:
     }
 
 
-def _set(plan: Plan, subject: Subject) -> dict[str, Any]:
+def _set(plan: Plan, subject: Subject, folder: Path | None) -> dict[str, Any]:
     manifest = subject.distilled.manifest
     teacher = subject.teacher
     observer = manifest.get("observer") or {}
@@ -166,7 +183,11 @@ def _set(plan: Plan, subject: Subject) -> dict[str, Any]:
         "images": len(subject.distilled),
         "resolution": list(subject.distilled.images.shape[1:3]),
         "sha256": fingerprint(subject.distilled),
-        "storage": subject.storage.as_json(),
+        "storage": {
+            **subject.storage.as_json(),
+            **account(subject.distilled, subject.storage, trained=subject.space is not None, labels=subject.labels),
+        },
+        "distillation": distillation_cost(manifest, folder),
         "teacher": None if teacher is None else {"name": teacher.name, "weights": teacher.weights},
         "normalization": {
             "mean": [round(v, 6) for v in subject.normalization.mean],

@@ -3,19 +3,26 @@
 Keys (accuracies are fractions in [0, 1]; null where something was not measured)
 
     format             "ddfast.evaluation"
-    schema_version     1
+    schema_version     2; the keys marked (2) are not in reports of version 1
     config, protocol   the evaluation's settings; name and description of the recipe
     class_names        list of text; the index is the label
     validation         {name, fingerprint, images, unreadable, per_class, preparation}
     sets               [{key, name, method, source, observer, ipc, images, resolution, sha256, storage, teacher, ...}]
                        storage: {bytes: {images, labels, extras, total}, bits_per_class, real_image_bytes,
-                       original_image_bytes, ipc_equivalent}
+                       original_image_bytes, ipc_equivalent} and (2) {parts: [{name, numbers, bytes}], numbers,
+                       ipc_by_numbers: {total, without_labels}, bytes_at, bits_per_class_at: {fp32, fp16, int8}}
+                       (2) distillation: {iterations, steps, flops, seconds, cpu_seconds, machine, parts: {name:
+                       seconds}} or null, what making the set cost
     students           [{name, label}]
     results            one row per set, pictures ("distilled", "random-images", "random-bytes", "full"), labels ("hard",
                        "soft"), augmentation and student: {top1: {mean, std, values}, best_of_test, per_class, curve,
                        loss, image_count, bytes, cost: {steps, flops, seconds}, recipe}; top1 is that of the last epoch.
                        Of students that went through stages, recipe is that of a stage, and there is staged: {mode,
                        momentum, stages: [{images, epochs, lr, top1: {mean, std, values}}]}, top1 at each one's end
+    tradeoff           (2) accuracy, storage and training cost of each row with augmentation: [{set, images, labels,
+                       student, top1: {mean, std}, image_count, bytes, label_bytes, flops, steps, seconds}]; bytes
+                       holds the stored soft labels, label_bytes, where the row was trained with them; flops is of
+                       one student, decoding and teacher included
     scores             [{set, student, labels, hlr, ior, lrs, ars}], each {mean, std, values} or null
     cross_architecture [{set, observer, labels, top1: [{mean, std}] one per student}] or null
     notes              list of text
@@ -30,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = "ddfast.evaluation"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _Check = Callable[[Any], bool]
 
 
@@ -92,6 +99,8 @@ def validate_report(report: Any, where: str = "report") -> dict[str, Any]:
     for name, schema in (("sets", _SET), ("students", _STUDENT), ("results", _RESULT), ("scores", _SCORE)):
         for index, entry in enumerate(report[name]):
             _check_all(f"{where}: {name}[{index}]", entry, schema)
+    if isinstance(version, int) and version >= 2:
+        _check_accounts(where, report)
     for index, row in enumerate(report["results"]):
         _require_length(f"{where}: results[{index}].per_class", row["per_class"], classes, "class")
         for number, part in enumerate((row.get("staged") or {}).get("stages", ())):
@@ -100,6 +109,20 @@ def validate_report(report: Any, where: str = "report") -> dict[str, Any]:
         _check_all(f"{where}: cross_architecture[{index}]", row, _CROSS)
         _require_length(f"{where}: cross_architecture[{index}].top1", row["top1"], students, "student")
     return dict(report)
+
+
+def _check_accounts(where: str, report: Mapping[str, Any]) -> None:
+    """What version 2 added."""
+    _check_all(where, report, _SCHEMA_2)
+    for index, entry in enumerate(report["sets"]):
+        _check_all(f"{where}: sets[{index}]", entry, _SET_2)
+        for number, part in enumerate(entry["storage"]["parts"]):
+            _check_all(f"{where}: sets[{index}].storage.parts[{number}]", part, _PART)
+    keys = {entry["key"] for entry in report["sets"]}
+    for index, point in enumerate(report["tradeoff"]):
+        _check_all(f"{where}: tradeoff[{index}]", point, _POINT)
+        if point["set"] not in keys:
+            raise ValueError(f"{where}: tradeoff[{index}]: set: got {point['set']!r}, expected the key of a set")
 
 
 def _check_all(where: str, value: Any, schema: Sequence[tuple[str, _Check, str]]) -> None:
@@ -136,6 +159,14 @@ def _is_fraction(value: Any) -> bool:
 
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
+
+
+def _is_size(value: Any) -> bool:
+    return _is_number(value) and value >= 0
+
+
+def _is_per_precision(value: Any) -> bool:
+    return _is_mapping(value) and all(_is_size(value.get(name)) for name in ("fp32", "fp16", "int8"))
 
 
 def _or_null(check: _Check) -> _Check:
@@ -192,6 +223,25 @@ _SET: tuple[tuple[str, _Check, str], ...] = (
     ("storage.ipc_equivalent", _or_null(_is_number), "a number or null"),
     ("teacher", _or_null(_is_mapping), "a mapping or null"),
 )
+_SCHEMA_2: tuple[tuple[str, _Check, str], ...] = (
+    ("tradeoff", _list_of(_is_mapping), "a list of mappings"),
+    ("machine.name", _is_text, "text"),
+)
+_SIZES = "a mapping with fp32, fp16 and int8, numbers from 0"
+_SET_2: tuple[tuple[str, _Check, str], ...] = (
+    ("storage.parts", _list_of(_is_mapping), "a list of mappings"),
+    ("storage.numbers", _is_count, "how many numbers"),
+    ("storage.ipc_by_numbers.total", _is_size, "a number from 0"),
+    ("storage.ipc_by_numbers.without_labels", _is_size, "a number from 0"),
+    ("storage.bytes_at", _is_per_precision, _SIZES),
+    ("storage.bits_per_class_at", _is_per_precision, _SIZES),
+    ("distillation", _or_null(_is_mapping), "a mapping or null"),
+)
+_PART: tuple[tuple[str, _Check, str], ...] = (
+    ("name", _is_text, "text"),
+    ("numbers", _is_count, "how many numbers"),
+    ("bytes", _is_count, "a number of bytes"),
+)
 _STUDENT: tuple[tuple[str, _Check, str], ...] = (("name", _is_text, "text"), ("label", _is_text, "text"))
 _RESULT: tuple[tuple[str, _Check, str], ...] = (
     ("set", _is_text, "text"),
@@ -211,6 +261,18 @@ _RESULT: tuple[tuple[str, _Check, str], ...] = (
     ("cost.flops", _or_null(_is_mapping), "a mapping or null"),
     ("cost.seconds", _summary_of(_is_number), "a mapping with mean, std and values"),
     ("recipe", _is_mapping, "a mapping"),
+)
+_POINT: tuple[tuple[str, _Check, str], ...] = (
+    *_RESULT[:3],
+    ("student", _is_text, "text"),
+    ("top1.mean", _is_fraction, "a fraction"),
+    ("top1.std", _or_null(_is_size), "a number from 0, or null"),
+    ("image_count", _is_size, "a number of images"),
+    ("bytes", _is_size, "a number of bytes"),
+    ("label_bytes", _is_count, "a number of bytes"),
+    ("flops", _or_null(_is_count), "a number of operations, or null"),
+    ("steps", _is_count, "a number of steps"),
+    ("seconds", _is_size, "a number of seconds"),
 )
 _STAGE: tuple[tuple[str, _Check, str], ...] = (
     ("images", _is_number, "a number of images"),

@@ -117,45 +117,6 @@ def scores(report: Report) -> str:
     )
 
 
-def storage(report: Report) -> str:
-    """Bytes of each set."""
-    body = []
-    for entry in report["sets"]:
-        sizes = entry["storage"]
-        total, real, equal = sizes["bytes"], sizes["real_image_bytes"], sizes["ipc_equivalent"]
-        body.append(
-            f"<tr><td>{escape(entry['name'])}</td><td>{size_text(total['images'])}</td>"
-            f"<td>{size_text(total['labels'] + total['extras'])}</td><td>{size_text(total['total'])}</td>"
-            f"<td>{sizes['bits_per_class']:,.0f}</td><td>{'–' if real is None else size_text(real)}</td>"
-            f"<td>{'–' if equal is None else f'{equal:.2f}'}</td></tr>"
-        )
-    head = (
-        "<th>set</th><th>images</th><th>labels, extras</th><th>in all</th><th>bits per class</th>"
-        "<th>a real picture</th><th>IPC-equivalent</th>"
-    )
-    return table(head, body)
-
-
-def cost(report: Report) -> str:
-    """What one training costs, for each kind of pictures with the labels the set is meant for."""
-    labels = {student["name"]: student["label"] for student in report["students"]}
-    names = {entry["key"]: entry["name"] for entry in report["sets"]}
-    body = []
-    for row in report["results"]:
-        if not row["augmented"]:
-            continue
-        flops = row["cost"]["flops"]
-        where = f"{names[row['set']]}, " if len(names) > 1 else ""
-        text = f"{where}{KINDS[row['images']][0]}, {row['labels']} labels"
-        body.append(
-            f"<tr><td>{escape(labels[row['student']])} <em>{escape(text)}</em></td><td>{row['cost']['steps']:,}</td>"
-            f"<td>{_flops(flops and flops['student'])}</td><td>{_flops(flops and flops['teacher'])}</td>"
-            f"<td>{row['cost']['seconds']['mean']:.1f}</td></tr>"
-        )
-    head = "<th>one student</th><th>steps</th><th>FLOPs, student</th><th>FLOPs, teacher</th><th>seconds with tests</th>"
-    return "<div style='height:14px'></div>" + table(head, body)
-
-
 def recipe(report: Report) -> str:
     """Recipe, sets, machine and versions as lists."""
     one = report["sets"][0]
@@ -234,13 +195,6 @@ def _plain(value: Mapping[str, Any] | None, *, signed: bool) -> str:
         return "–"
     spread = "" if value["std"] is None else f" <em>± {value['std']:.3f}</em>"
     return f"{value['mean']:+.3f}{spread}" if signed else f"{value['mean']:.3f}{spread}"
-
-
-def _flops(count: int | None) -> str:
-    if not count:
-        return "–"
-    exponent = len(str(count)) - 1
-    return f"{count / 10**exponent:.1f}·10<sup>{exponent}</sup>"
 
 
 def _staged_text(row: Mapping[str, Any]) -> str:

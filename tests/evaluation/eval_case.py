@@ -48,4 +48,5 @@ def saved_set(path: Path, ipc: int = 4) -> Path:
 def settled(report: dict[str, Any]) -> dict[str, Any]:
     """A report without what a clock decides."""
     rows = [{**row, "cost": {**row["cost"], "seconds": None}} for row in report["results"]]
-    return {**report, "results": rows}
+    points = [{**point, "seconds": None} for point in report["tradeoff"]]
+    return {**report, "results": rows, "tradeoff": points}

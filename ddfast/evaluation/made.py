@@ -1,0 +1,92 @@
+"""What a set's folder says beside the set: what making it cost, and the pictures its method drew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddfast.evaluation.inputs import Sets
+from ddfast.runs.timings import TIMINGS_FILE
+from ddfast.store import DistilledSet
+
+# file in the folder of a distributional set (D3), and what it shows
+PICTURES = {
+    "means.png": "The mean of every class: its first prior's, decoded",
+    "samples.png": "A class a row: the mean of its first prior, then samples of its priors",
+    "interpolation.png": "Between four classes: their means in the corners, straight lines in latent space between",
+}
+_LARGEST = 6 << 20  # bytes of a picture that still goes into the page
+_NUMBERS = ("steps", "flops", "seconds")
+
+
+def set_folders(distilled: Sets) -> list[Path | None]:
+    """The folder of each set that an evaluation was given; None for sets in memory."""
+    listed: list[Any] = [distilled] if isinstance(distilled, (DistilledSet, str, Path)) else list(distilled)
+    return [None if isinstance(item, DistilledSet) else Path(item) for item in listed]
+
+
+def distillation_cost(manifest: Mapping[str, Any], folder: Path | None) -> dict[str, Any] | None:
+    """What making the set cost, as far as it is known.
+
+    Args:
+        manifest: of the set; ``cost``, where it has one, names steps, flops, seconds and machine.
+        folder: of the set, whose runs' ``timings.json`` say where the time went; None for a set in memory.
+
+    Returns:
+        {iterations, steps, flops, seconds, cpu_seconds, machine, parts: {part: seconds}}, null where unknown; None
+        where nothing is known.
+    """
+    said = manifest.get("cost")
+    said = said if isinstance(said, Mapping) else {}
+    found: dict[str, Any] = {name: said[name] if _is_number(said.get(name)) else None for name in _NUMBERS}
+    found["machine"] = said["machine"] if isinstance(said.get("machine"), str) else None
+    found["iterations"] = _iterations(manifest)
+    wall, cpu = _times(folder)
+    if wall:
+        found["seconds"] = round(sum(wall.values()), 2)
+    found |= {"cpu_seconds": round(cpu, 2) if wall else None, "parts": {k: round(v, 2) for k, v in wall.items()}}
+    return found if any(value not in (None, {}) for value in found.values()) else None
+
+
+def set_pictures(folder: Path | None) -> dict[str, bytes]:
+    """PNG files that a method drew of its set, by name, in the order of ``PICTURES``; those that are too large for a
+    page are left where they are."""
+    if folder is None:
+        return {}
+    there = (folder / name for name in PICTURES)
+    return {
+        path.name: path.read_bytes()
+        for path in there
+        if path.is_file() and 0 < path.stat().st_size <= _LARGEST and path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    }
+
+
+def _iterations(manifest: Mapping[str, Any]) -> int | None:
+    """Of the method, in all blocks."""
+    count: Any = (manifest.get("config") or {}).get("iterations")
+    if not _is_number(count):
+        return None
+    blocks: Sequence[Any] = (manifest.get("distribution") or {}).get("blocks") or [None]
+    return int(count) * len(blocks)
+
+
+def _times(folder: Path | None) -> tuple[dict[str, float], float]:
+    """Wall seconds by part, and CPU seconds, of all runs in a folder."""
+    wall: dict[str, float] = {}
+    cpu = 0.0
+    for path in [] if folder is None else [folder / TIMINGS_FILE, *sorted(folder.glob(f"blocks/*/{TIMINGS_FILE}"))]:
+        try:
+            entries = json.loads(path.read_bytes())["parts"]
+            read = [(str(entry["part"]), float(entry["wall"]), float(entry["cpu"])) for entry in entries]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # it decides nothing
+        for part, seconds, own in read:
+            wall[part] = wall.get(part, 0.0) + seconds
+            cpu += own
+    return wall, cpu
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
