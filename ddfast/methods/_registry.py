@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # One file or package a method; imported on first use so that `import ddfast.methods` stays cheap.
-_BUILT_IN = ("coreset", "dc", "dm", "dsa", "idc", "mtt", "pdd", "rded")
+_BUILT_IN = ("coreset", "d3", "dc", "dm", "dsa", "idc", "mtt", "pdd", "rded")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -187,13 +187,16 @@ class Ledger:
         chosen = set(own)
         self._order = (*own, *(task for task in self.tasks if task not in chosen))
 
-    def claim_next(self) -> Task | None:
+    def claim_next(self, among: Collection[str] | None = None) -> Task | None:
         """The next task that is neither done nor held by a live worker, now held by this one; None if there is none.
+
+        Args:
+            among: only these tasks, where others have to wait for them; None for all.
 
         Raises:
             RunError, OSError: the folder cannot be written.
         """
-        for task in self._order:
+        for task in self._order if among is None else [task for task in self._order if task in among]:
             claimed = self._try(task)
             if claimed is not None:
                 return claimed

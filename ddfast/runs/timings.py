@@ -69,6 +69,18 @@ class Timings:
             if not self._open or _now()[0] - self._written[0] > _SECONDS:
                 self.keep()
 
+    def add(self, other: Timings, section: str | None = None) -> None:
+        """Takes over another run's seconds, such as those of a part made elsewhere.
+
+        Args:
+            other: whose.
+            section: what they are of here; None for the sections they are of there.
+        """
+        for (where, part), seconds in other._spent.items():
+            spent = self._spent.setdefault((where if section is None else section, part), [0.0, 0.0])
+            for place in range(2):
+                spent[place] += seconds[place]
+
     def keep(self) -> None:
         """Writes the file, the time of open parts so far included: what a killed run still has."""
         self._settle()
