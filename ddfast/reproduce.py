@@ -21,6 +21,8 @@ from ddfast.methods import RunOptions, distill_to
 from ddfast.nets.checkpoints import fingerprint, read_state_dict, state_bytes
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.runs import Progress, RunError, atomic_write_bytes
+from ddfast.studies import STUDIES, run_study
+from ddfast.studies import markdown as study_markdown
 from ddfast.train import TrainConfig, TrainProgress, accuracy, fit
 from ddfast.train.loop import LoopOptions
 
@@ -100,13 +102,15 @@ def reproduce(
 ) -> dict[str, Any]:
     """Trains the observer, distils, trains students on the result and on random pictures, writes the table.
 
-    Whatever an earlier call with the same folder finished is kept: interrupt it as you like and call it again.
+    Or does what a study consists of (see `ddfast.studies`). Whatever an earlier call with the same folder finished is
+    kept: interrupt it as you like and call it again.
 
     Args:
-        name: a key of ``REPRODUCTIONS``.
+        name: a key of ``REPRODUCTIONS`` or of ``STUDIES``.
         out: folder for everything, ``table.md`` and ``table.json`` above all.
-        data: the data set (see `ddfast.data.open_source`), with a split ``test``; None downloads it with torchvision.
-        seeds: students of each kind.
+        data: the data set (see `ddfast.data.open_source`), with a split ``test``; None downloads it with torchvision,
+            or is a study's built-in one.
+        seeds: students of each kind; of a study, seeds of everything.
         device, processes, quiet: as in `ddfast.evaluate`.
 
     Returns:
@@ -116,8 +120,13 @@ def reproduce(
         ValueError: unknown name, or other data than the table's.
         RunError: ``out`` holds something else, or the disk is full.
     """
+    if name in STUDIES:
+        return run_study(
+            STUDIES[name], out, data=data, seeds=seeds, device=device, processes=processes, quiet=quiet
+        )  # fmt: skip
     if name not in REPRODUCTIONS:
-        raise ValueError(f"name: got {name!r}, expected one of {', '.join(sorted(REPRODUCTIONS))}")
+        known = ", ".join((*sorted(REPRODUCTIONS), *sorted(STUDIES)))
+        raise ValueError(f"name: got {name!r}, expected one of {known}")
     wanted = REPRODUCTIONS[name]
     out.mkdir(parents=True, exist_ok=True)
     train, test = _open(wanted, data, out)
@@ -163,7 +172,9 @@ def make_table(wanted: Reproduction, judged: Evaluation, observer_top1: float) -
 
 
 def markdown(table: Mapping[str, Any]) -> str:
-    """The table of `make_table` for a README."""
+    """The table of `make_table`, or those of a study, for a README."""
+    if table["name"] in STUDIES:
+        return "\n".join(study_markdown(each, table) for each in STUDIES[table["name"]].tables)
     lines = [
         "| IPC | published | RDED, best test | RDED, last epoch | random, best test | random, last epoch |",
         "| ---: | ---: | ---: | ---: | ---: | ---: |",
