@@ -26,6 +26,7 @@ from ddfast.evaluation.made import set_folders, set_pictures
 from ddfast.evaluation.page import render
 from ddfast.evaluation.plan import Plan, Subject, subject_keys
 from ddfast.evaluation.protocols import EvaluationConfig, protocol
+from ddfast.evaluation.recipes import default_student
 from ddfast.evaluation.results import find_row, make_report, own_labels
 from ddfast.evaluation.runner import run_plan
 from ddfast.evaluation.schema import report_bytes
@@ -33,6 +34,7 @@ from ddfast.evaluation.staging import staging_of
 from ddfast.evaluation.storage import measure
 from ddfast.evaluation.students import build_student, parse_students
 from ddfast.evaluation.teacher import Teacher, find_teacher, keep_teacher
+from ddfast.evaluation.usage import used
 from ddfast.evaluation.validation import CACHE_FILE, match_classes, write_cache
 from ddfast.runs import Worker, atomic_write_bytes, refuse_occupied
 from ddfast.store import DistilledSet, LabelStore, set_fingerprint
@@ -96,7 +98,7 @@ def evaluate(
     val: Data | None = None,
     *,
     train: Data | None = None,
-    students: str | Sequence[str] = ("conv3",),
+    students: str | Sequence[str] | None = None,
     preset: str = "rded",
     teacher: str | nn.Module | Observer | None = "auto",
     teacher_weights: str | None = None,
@@ -119,8 +121,10 @@ def evaluate(
         val: test pictures, matched by class name (see `ddfast.data.open_source`); None for sets of built-in sources.
         train: the real set, for the controls, storage and a repeated observer; None for sets of built-in sources.
         students: names such as ``conv3``, ``conv3_instance``, ``resnet18``, ``resnet18_modified``, or a torchvision
-            name.
-        preset: the recipe, ``rded``, ``hard_label``, ``dsa`` or ``smoke``.
+            name; None for ``conv3``, for matching methods' recipes with instance norm (see
+            `ddfast.evaluation.recipes.default_student`).
+        preset: the recipe, one of `ddfast.evaluation.protocols.PROTOCOLS`; ``smoke`` takes for sets of matching methods
+            the one that their manifest names, shortened.
         teacher: who makes soft labels: "auto" (the set's observer where it was trained on the source itself), "none",
             a network's name, a module or an `Observer`.
         teacher_weights: file of a named teacher's weights.
@@ -178,7 +182,7 @@ def _evaluate(
     validation = test_pictures(loaded[0][1], val, config)
     train = real_set(loaded[0][1], options.train, notes)
     device = resolve_device(options.device)
-    names = parse_students(students)
+    names = parse_students(students or default_student(config.preset, [one.manifest for _, one in loaded]))
     first = loaded[0][1]
     for name in names:
         width = config.width or protocol(config.preset).width
@@ -251,18 +255,10 @@ def _subjects(
         if store is not None and config.staged is None and staging_of(distilled, None) is not None:
             notes.append(f"{name}: students train on all stages at once, since stored labels are of all images.")
         size = store.layout.total_bytes if store is not None else 0
-        found.append(
-            Subject(
-                key,
-                name,
-                distilled,
-                measure(distilled, train, targets, label_bytes=size),
-                teacher,
-                targets,
-                store,
-                training_space(distilled, train, config),
-            )
-        )
+        space = training_space(distilled, train, config)
+        storage = measure(distilled, train, targets, label_bytes=size)
+        storage = used(storage, distilled, trained=space is not None)
+        found.append(Subject(key, name, distilled, storage, teacher, targets, store, space))
     return tuple(found)
 
 

@@ -13,6 +13,7 @@ from ddfast.evaluation.cost import machine_name
 from ddfast.evaluation.made import distillation_cost
 from ddfast.evaluation.plan import DISTILLED, FULL, RANDOM_IMAGES, Plan, Spec, Subject
 from ddfast.evaluation.protocols import full_config, protocol
+from ddfast.evaluation.recipes import recipe_name
 from ddfast.evaluation.schema import FORMAT, SCHEMA_VERSION
 from ddfast.evaluation.scores import (
     augmentation_robust_score,
@@ -147,7 +148,8 @@ def _stages(plan: Plan, spec: Spec, runs: Sequence[Mapping[str, Any]]) -> dict[s
 
 
 def _recipe(plan: Plan, spec: Spec, images: int) -> dict[str, Any]:
-    config: Any = full_config(plan.config, images, 0) if spec.images == FULL else plan.recipe(spec)
+    digits = plan.subject(spec.subject).digits
+    config: Any = full_config(plan.config, images, 0, digits=digits) if spec.images == FULL else plan.recipe(spec)
     found = {key: value for key, value in vars(config).items() if key != "seed"}
     if spec.labels == "hard":
         found.pop("temperature", None)
@@ -177,6 +179,7 @@ def _set(plan: Plan, subject: Subject, folder: Path | None) -> dict[str, Any]:
         "name": subject.name,
         "method": manifest.get("method"),
         "preset": manifest.get("preset"),
+        "recipe": recipe_name(plan.config.preset, manifest),
         "source": (manifest.get("source") or {}).get("name"),
         "observer": observer.get("name"),
         "ipc": subject.distilled.ipc,

@@ -134,7 +134,6 @@ def run_task(
         "steps": report.steps,
         "seconds": round(report.seconds, 2),
         "machine": machine_name(plan.device),
-        "machine": machine_name(plan.device),
         "flops": guarded(lambda: training_flops(student, size, seen, teacher)),
         **({} if lessons is None else {"stages": _stages(lessons, report)}),
     }
