@@ -31,8 +31,10 @@ def distillation_cost(manifest: Mapping[str, Any], folder: Path | None) -> dict[
     """What making the set cost, as far as it is known.
 
     Args:
-        manifest: of the set; ``cost``, where it has one, names steps, flops, seconds and machine.
-        folder: of the set, whose runs' ``timings.json`` say where the time went; None for a set in memory.
+        manifest: of the set; ``cost``, where it has one, names steps, flops, seconds and machine, of the whole or of
+            parts that are added up.
+        folder: of the set, whose ``timings.json`` (its blocks', where it has none) says where the time went; None for a
+            set in memory.
 
     Returns:
         {iterations, steps, flops, seconds, cpu_seconds, machine, parts: {part: seconds}}, null where unknown; None
@@ -40,7 +42,7 @@ def distillation_cost(manifest: Mapping[str, Any], folder: Path | None) -> dict[
     """
     said = manifest.get("cost")
     said = said if isinstance(said, Mapping) else {}
-    found: dict[str, Any] = {name: said[name] if _is_number(said.get(name)) else None for name in _NUMBERS}
+    found: dict[str, Any] = {name: _whole(said, name) for name in _NUMBERS}
     found["machine"] = said["machine"] if isinstance(said.get("machine"), str) else None
     found["iterations"] = _iterations(manifest)
     wall, cpu = _times(folder)
@@ -73,19 +75,34 @@ def _iterations(manifest: Mapping[str, Any]) -> int | None:
 
 
 def _times(folder: Path | None) -> tuple[dict[str, float], float]:
-    """Wall seconds by part, and CPU seconds, of all runs in a folder."""
+    """Wall seconds by part, and CPU seconds, of the runs in a folder."""
+    entries = [] if folder is None else _entries(folder / TIMINGS_FILE)
+    if folder is not None and not entries:
+        entries = [entry for path in sorted(folder.glob(f"blocks/*/{TIMINGS_FILE}")) for entry in _entries(path)]
     wall: dict[str, float] = {}
-    cpu = 0.0
-    for path in [] if folder is None else [folder / TIMINGS_FILE, *sorted(folder.glob(f"blocks/*/{TIMINGS_FILE}"))]:
-        try:
-            entries = json.loads(path.read_bytes())["parts"]
-            read = [(str(entry["part"]), float(entry["wall"]), float(entry["cpu"])) for entry in entries]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # it decides nothing
-        for part, seconds, own in read:
-            wall[part] = wall.get(part, 0.0) + seconds
-            cpu += own
-    return wall, cpu
+    for part, seconds, _ in entries:
+        wall[part] = wall.get(part, 0.0) + seconds
+    return wall, sum(own for _, _, own in entries)
+
+
+def _entries(path: Path) -> list[tuple[str, float, float]]:
+    """Part, wall and CPU seconds; a file that cannot be read counts as none, since it decides nothing."""
+    try:
+        entries = json.loads(path.read_bytes())["parts"]
+        return [(str(entry["part"]), float(entry["wall"]), float(entry["cpu"])) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _whole(said: Any, name: str) -> Any:
+    """A number of a cost, or the sum over its parts; None where no part has it."""
+    if isinstance(said, Mapping):
+        if name in said:
+            return said[name] if _is_number(said[name]) else None
+        said = list(said.values())
+    parts = [_whole(part, name) for part in said] if isinstance(said, list) else []
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
 
 
 def _is_number(value: Any) -> bool:

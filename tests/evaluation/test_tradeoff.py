@@ -156,11 +156,17 @@ def test_what_making_a_set_cost(tmp_path: Path) -> None:
         parts = [{"section": "", "part": "experts", "wall": wall, "cpu": 1.0}]
         (folder / "timings.json").write_text(json.dumps({"parts": parts}))
     (tmp_path / "timings.json").write_text("damaged")
-    manifest = {"config": {"iterations": 7}, "distribution": {"blocks": [{}, {}]}, "cost": {"steps": 28, "flops": "?"}}
+    blocks = [{"experts": {"steps": 10, "flops": 2}, "distillation": {"steps": 4}}] * 2
+    cost = {"blocks": blocks, "flops": "?"}
+    manifest = {"config": {"iterations": 7}, "distribution": {"blocks": [{}, {}]}, "cost": cost}
     assert distillation_cost(manifest, tmp_path) == {
         "iterations": 14, "steps": 28, "flops": None, "machine": None, "seconds": 5.0, "cpu_seconds": 2.0,
         "parts": {"experts": 5.0},
     }  # fmt: skip
+    (tmp_path / "timings.json").write_text(json.dumps({"parts": [{"part": "all", "wall": 9.0, "cpu": 0.0}]}))
+    found = distillation_cost(manifest, tmp_path)
+    assert found is not None
+    assert found["parts"] == {"all": 9.0}  # the blocks' are among them
     assert set_folders([small_set(), tmp_path, str(tmp_path)]) == [None, tmp_path, tmp_path]
     assert set_pictures(tmp_path) == {}
 
