@@ -134,6 +134,7 @@ def stage_config(
     else:
         whole = chosen.recipe(case)
         recipe = shortened(whole, max(1, whole.epochs // 2))
+    recipe = replace(recipe, reset_momentum=False)  # PDD's program lowers the rate of one optimiser, all along
     return _changed(config, recipe, case, augmented, seed)
 
 

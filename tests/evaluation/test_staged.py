@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ddfast.data.space import Space
 from ddfast.evaluation import EvaluationConfig, evaluate
 from ddfast.evaluation.plan import DISTILLED, Plan, Spec, Subject, subject_staging
-from ddfast.evaluation.protocols import stage_config
+from ddfast.evaluation.protocols import stage_config, student_config
 from ddfast.evaluation.staging import lessons_of, stages_alike, staging_of
 from ddfast.evaluation.storage import measure
 from ddfast.store import DistilledSet, load
@@ -234,6 +234,8 @@ def test_stages_of_the_papers_recipes() -> None:
     case = Case("conv3", 10, 10)
     dsa = stage_config(EvaluationConfig(preset="dsa"), case, [20, 40, 60, 80, 100])
     assert (dsa.epochs, dsa.milestones) == (501, (252,))  # MTT's for 500, where it is trained for 1000 in one go
+    assert student_config(EvaluationConfig(preset="dsa"), case).reset_momentum
+    assert not dsa.reset_momentum  # where the rate drops; PDD's program keeps its optimiser
     idc = stage_config(EvaluationConfig(preset="idc"), case, [20, 40])
     assert (idc.epochs, idc.milestones, idc.lr) == (500, (333, 416), 0.01)
     made = eval_case.small_set(6, stages=[0, 1, 2, 3, 4, 5] * 3)
