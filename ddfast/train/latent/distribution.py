@@ -115,11 +115,13 @@ class Distribution:
         ]
         return {"storage": check_storage(storage), "blocks": blocks}
 
-    def sizes(self, storage: str = "fp32", *, classes: int | None = None, soft_labels: int = 0) -> dict[str, Any]:
+    def sizes(
+        self, storage: str = "fp32", *, classes: int | None = None, soft_labels: int = 0, label_bytes: int = 4
+    ) -> dict[str, Any]:
         """`distribution_sizes` of this set; ``classes`` None for those that have a prior."""
         shapes = [BlockSize(block.decoder.config, len(block)) for block in self.blocks]
         count = len(set(self.labels.tolist())) if classes is None else classes
-        return distribution_sizes(shapes, count, storage=storage, soft_labels=soft_labels)
+        return distribution_sizes(shapes, count, storage=storage, soft_labels=soft_labels, label_bytes=label_bytes)
 
     @classmethod
     def of(cls, distilled: DistilledSet) -> Distribution | None:
