@@ -19,6 +19,7 @@ from ddfast.evaluation import continual, evaluate
 from ddfast.methods import distill_to
 from ddfast.runs import RunError, atomic_write_bytes
 from ddfast.store.manifest import current_versions
+from ddfast.studies.few import few
 from ddfast.studies.tables import Table, markdown
 
 
@@ -57,6 +58,7 @@ class Study:
         judged: by name; its results are called ``name/distilled``, ``name/random-images`` (where several students are
             judged, ``name/distilled resnet10``), of continual ones ``name/SET 4`` (classes) and ``name/SET average``.
         tables: of these results.
+        pictures: real ones of each class and test ones, of which a bigger set gives as many; None for all there are.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Study:
     sets: Mapping[str, Made]
     judged: Mapping[str, Judged]
     tables: tuple[Table, ...]
+    pictures: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name, one in self.judged.items():
@@ -95,7 +98,10 @@ def run_study(
     named = study.data if data is None else data
     if named is None:
         raise ValueError(f"data: {study.name} has none of its own; expected --data, a set with a split test")
-    return _Run(study, out, open_source(named), open_source(f"{named}:test"), device, processes, quiet).all(seeds)
+    train, test = open_source(named), open_source(f"{named}:test")
+    if study.pictures is not None:
+        train, test = (few(source, each) for source, each in zip((train, test), study.pictures, strict=True))
+    return _Run(study, out, train, test, device, processes, quiet).all(seeds)
 
 
 @dataclass

@@ -19,7 +19,7 @@ _COMMON: dict[str, Any] = {"width": _WIDTH, "test": "none"}
 _GRADIENT: dict[str, Any] = {"iterations": 30, "batch_real": 32, "outer": 3, "inner": 5, "lr_img": 1.0}
 _MTT: dict[str, Any] = {
     "iterations": 90, "zca": False, "experts": _POOL, "expert_train_epochs": 3, "expert_batch": 64, "expert_lr": 0.02,
-    "syn_steps": 10, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 20, "lr_lr": 1e-4, "lr_teacher": 0.02,
+    "syn_steps": 10, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 20, "lr_lr": 1e-5, "lr_teacher": 0.03,
 }  # fmt: skip
 _IDC = {"iterations": 60, "inner_loop": 10, "n_data": 300, "batch_real": 32}
 _ABLATIONS: Mapping[str, dict[str, Any]] = {
@@ -149,9 +149,9 @@ class Plan:
         columns = ("memory", *(f"{count} classes" for count in seen), "average")
         self.tables.append(Table(f"Class-incremental learning, {IPC} images per class", columns, rows))
 
-    def study(self, name: str, about: str, data: str | None) -> Study:
+    def study(self, name: str, about: str, data: str | None, pictures: tuple[int, int]) -> Study:
         """All of it."""
-        return Study(name, about, data, self.sets, self.judged, tuple(self.tables))
+        return Study(name, about, data, self.sets, self.judged, tuple(self.tables), pictures)
 
 
 def _small() -> Study:
@@ -165,14 +165,14 @@ def _small() -> Study:
     plan.stages(("dsa", "dm"))
     plan.memory(("dm", "dsa"), 5, 10)
     plan.architectures("dsa", ("resnet10", "resnet18"))
-    return plan.study("pdd-small", "PDD's claims on 5,000 CIFAR-10 pictures, ConvNet-3 of width 16", None)
+    return plan.study("pdd-small", "PDD's claims on 5,000 CIFAR-10 pictures, ConvNet-3 of width 16", None, (500, 100))
 
 
 def _digits() -> Study:
     digits = {"dsa": "color_crop_cutout_scale_rotate"}
     plan = Plan({"mtt": Base({**_MTT, "lr_img": 100.0, **digits}), "dsa": Base({**_GRADIENT, **digits})})
     plan.claims()
-    return plan.study("pdd-digits", "PDD's claims on 4,000 digits, ConvNet-3 of width 16", "mnist5k")
+    return plan.study("pdd-digits", "PDD's claims on 4,000 digits, ConvNet-3 of width 16", "mnist5k", (400, 100))
 
 
 PDD_SMALL, PDD_DIGITS = _small(), _digits()

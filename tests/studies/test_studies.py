@@ -12,8 +12,10 @@ import pytest
 
 import ddfast
 from ddfast import reproduce as command
+from ddfast.data import open_source
 from ddfast.runs import RunError
 from ddfast.studies import STUDIES, Judged, Made, Study, Table, engine, markdown, run_study
+from ddfast.studies.few import few
 from ddfast.studies.tables import cell
 from tests.evaluation.eval_case import pictures
 
@@ -112,6 +114,23 @@ def test_other_settings_and_data_are_refused(data: Path, tmp_path: Path) -> None
         run_study(one, tmp_path / "none", quiet=True)
     with pytest.raises(ValueError, match="judged: dm is of 'dm'"):
         replace(one, sets={})
+
+
+def test_a_bigger_set_gives_as_many_pictures_as_asked(data: Path, tmp_path: Path) -> None:
+    source = open_source(data)
+    assert few(source, 8) is source
+    part, again = few(source, 5), few(source, 5)
+    ids = [[part.sample_id(label, place) for place in range(part.count(label))] for label in range(3)]
+    assert [len(set(each)) for each in ids] == [5, 5, 5]
+    assert ids == [[again.sample_id(label, place) for place in range(5)] for label in range(3)]
+    known = {source.sample_id(1, place): source.load(1, place) for place in range(8)}
+    for place in range(5):
+        assert np.array_equal(part.load(1, place), known[part.sample_id(1, place)])
+    assert len({part.fingerprint(), few(source, 4).fingerprint(), source.fingerprint()}) == 3
+    with pytest.raises(ValueError, match="data: colours has 8 pictures of class 0, expected 9 or more"):
+        few(source, 9)
+    one = replace(TINY, judged={"dm": TINY.judged["dm"]}, sets={"dm": TINY.sets["dm"]}, tables=(), pictures=(5, 3))
+    assert _run(one, tmp_path / "out", data, seeds=1)["data"] == {"colours": 15, "colours:test": 9}
 
 
 def test_cells() -> None:
