@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,17 +153,24 @@ class FeatureTerm:
         """Loss and gradient [n, 3, S, S] of some classes' pictures."""
         size = len(x) if self.whole else chunk
         parts, first = x.split(size), self.embedding.first
-        kept = [first(theta, part, tape=len(parts) == 1) for part in parts]
-        features = torch.cat([part for part, _ in kept]).unflatten(0, (classes, -1))
-        tapes = [tape for _, tape in kept] if len(parts) == 1 else []
-        del kept
-        real = [first(theta, part, tape=False)[0] for part in y.split(len(y) if self.whole else chunk)]
-        loss, pull = self._mmd(features, torch.cat(real).unflatten(0, (classes, -1)))
+        tape: Any = None
+        features = []
+        for part in parts:
+            part_features, tape = first(theta, part, tape=len(parts) == 1)
+            features.append(part_features)
+        loss, pull = self._mmd(torch.cat(features).unflatten(0, (classes, -1)), self._real(theta, y, classes, chunk))
         found = []
         for part, g in zip(parts, pull.flatten(0, 1).split(size), strict=True):
-            tape = tapes.pop() if tapes else first(theta, part)[1]  # made again where one class is more than a chunk
+            if len(parts) > 1:  # a class of more than a chunk: its activations are made again
+                tape = first(theta, part)[1]
             found.append(self.embedding.images(theta, g, tape))
         return loss, torch.cat(found)
+
+    def _real(self, theta: Tensor, y: Tensor, classes: int, chunk: int) -> Tensor:
+        """Features [classes, m, d] of real pictures."""
+        parts = y.split(len(y) if self.whole else chunk)
+        features = [self.embedding.first(theta, part, tape=False)[0] for part in parts]
+        return torch.cat(features).unflatten(0, (classes, -1))
 
     def _mmd(self, features: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, and its gradient in the features [C, n, d]."""
