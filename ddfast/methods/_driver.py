@@ -109,9 +109,9 @@ def _distill(
     method: str, problem: Problem, out: Path, options: RunOptions, make_matcher: MakeMatcher, ledger: Ledger
 ) -> None:
     config, net = problem.config, problem.net
-    images, labels = problem.real()
+    images, labels = problem.resident()
     problem.pictures = torch.empty(0, dtype=torch.uint8)
-    none = images.new_empty(0, *images.shape[1:])  # images[:0] would hold on to all of them
+    none = torch.empty(0, *images.shape[1:], device=images.device)
     data = MatchingData(net, images, labels, none, labels.new_empty(0))
     matcher = make_matcher(problem, config, data, 0, out, options)
     del data, images, labels  # gigabytes for large sets; a matcher that needs them has them

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddfast.data.resident import Pictures, Resident
 from ddfast.nets.flat_net import FlatNet
 from ddfast.runs import Ledger, Progress, RunError, Task, identify_worker, open_ledger
 from ddfast.store import set_fingerprint
@@ -60,7 +61,7 @@ class ExpertConfig:
             parse_strategy(self.dsa)
 
 
-def expert_identity(net: FlatNet, config: ExpertConfig, images: Tensor, pictures: str) -> dict[str, Any]:
+def expert_identity(net: FlatNet, config: ExpertConfig, images: Pictures, pictures: str) -> dict[str, Any]:
     """What decides experts, as JSON values; ``pictures`` is a fingerprint of the pictures as bytes.
 
     Not of the images themselves: whitening differs in the last bits from machine to machine.
@@ -70,7 +71,7 @@ def expert_identity(net: FlatNet, config: ExpertConfig, images: Tensor, pictures
 
 def train_experts(
     net: FlatNet,
-    images: Tensor,
+    images: Pictures,
     labels: Tensor,
     config: ExpertConfig,
     out: Path,
@@ -91,7 +92,7 @@ def train_experts(
 
     Args:
         net: the architecture.
-        images: float32 [N, c, H, W], normalised or whitened.
+        images: float32 [N, c, H, W], normalised or whitened; or bytes that give such rows.
         labels: int64 [N].
         config: the recipe.
         out: folder for ``experts.safetensors`` and the ledger.
@@ -114,7 +115,7 @@ def train_experts(
         RunError: ``out`` holds other experts, or ones trained without ``forgetting`` where it is asked for, or the disk
             is full.
     """
-    who = {**expert_identity(net, config, images, pictures or set_fingerprint(images, labels)), **(info or {})}
+    who = {**expert_identity(net, config, images, pictures or _fingerprint(images, labels)), **(info or {})}
     if starts is not None:
         if starts.shape != (config.experts, net.size):
             expected = [config.experts, net.size]
@@ -149,6 +150,10 @@ def train_experts(
     return store
 
 
+def _fingerprint(images: Pictures, labels: Tensor) -> str:
+    return set_fingerprint(images.pixels if isinstance(images, Resident) else images, labels)
+
+
 def _together(net: FlatNet, device: torch.device, config: ExpertConfig) -> int:
     """As many as are faster side by side, but no more than fit, or than each of the launched workers gets."""
     if fastest_way(net, device) == "loop":
@@ -176,7 +181,7 @@ class _Running:
 @dataclass
 class _Training:
     step: ManyStep
-    images: Tensor
+    images: Pictures
     labels: Tensor
     config: ExpertConfig
     starts: Tensor | None

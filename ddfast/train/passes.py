@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddfast.data.resident import Pictures
 from ddfast.runs import seeds
 from ddfast.train.dsa import apply_dsa, draw_dsa
 
@@ -29,7 +30,7 @@ class PassBatch(NamedTuple):
 
 
 def batches(
-    images: Tensor, labels: Tensor, keys: Sequence[PassKey], batch_size: int, strategy: str, seed: int
+    images: Pictures, labels: Tensor, keys: Sequence[PassKey], batch_size: int, strategy: str, seed: int
 ) -> Iterator[PassBatch]:
     """One pass for each of K networks, side by side; a network's batches depend on its key alone.
 

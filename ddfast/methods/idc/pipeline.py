@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddfast._types import Normalization
 from ddfast.data import Source
+from ddfast.data.resident import Pictures
 from ddfast.methods._driver import run_matching
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
@@ -42,7 +43,7 @@ def make_matcher(
     return IDCMatcher(data, images, labels, config.decoding, normalization, config.settings(stage))
 
 
-def _start(problem: Problem, config: IDCConfig, real: Tensor, stage: int, normalization: Normalization) -> Tensor:
+def _start(problem: Problem, config: IDCConfig, real: Pictures, stage: int, normalization: Normalization) -> Tensor:
     """Stored images [classes * ipc, c, H, W] in [0, 1], class by class."""
     classes = len(problem.class_names)
     if config.init == "noise":
@@ -53,7 +54,8 @@ def _start(problem: Problem, config: IDCConfig, real: Tensor, stage: int, normal
     factor = config.formation if config.init == "mix" else 1
     rows = problem.initial_rows(config.ipc * factor**2, stage).to(real.device)
     mean, std = (
-        real.new_tensor(value)[: real.shape[1], None, None] for value in (normalization.mean, normalization.std)
+        torch.tensor(value, device=real.device)[: real.shape[1], None, None]
+        for value in (normalization.mean, normalization.std)
     )
-    pictures = (real[rows] * std + mean).clamp(0, 1)
-    return torch.cat([mixed_pictures(part, factor) for part in pictures.chunk(classes)])
+    parts = rows.chunk(classes)  # of a class; those of all at once can be many times the images
+    return torch.cat([mixed_pictures((real[part] * std + mean).clamp(0, 1), factor) for part in parts])

@@ -113,7 +113,7 @@ def _scores(problem: Problem, config: PDDConfig, options: RunOptions, stages: Pa
         info = base.expert_info() if isinstance(base, TrainsExperts) else {}
         folder.mkdir(parents=True, exist_ok=True)
         train_experts(
-            problem.net, *problem.real(), recipe, folder, pictures=problem.fingerprint, info=info,
+            problem.net, *problem.resident(), recipe, folder, pictures=problem.fingerprint, info=info,
             device=problem.device, forgetting=True, quiet=options.quiet,
         )  # fmt: skip
     if not own:

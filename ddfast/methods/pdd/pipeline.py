@@ -132,10 +132,10 @@ class _Run:
 
     def _matcher(self, stage: int, starts: Starts | None) -> Matcher:
         problem = self.problem if self.difficulty is None else self.difficulty.problem(self.problem, stage)
-        images, labels = problem.real()
-        frozen, frozen_labels = images.new_empty(0, *images.shape[1:]), labels.new_empty(0)
+        images, labels = problem.resident()
+        frozen, frozen_labels = torch.empty(0, *images.shape[1:], device=images.device), labels.new_empty(0)
         if self.config.conditioning and self.parts:
-            frozen = torch.cat([part.stored for part in self.parts]).to(images)
+            frozen = torch.cat([part.stored for part in self.parts]).to(frozen)
             frozen_labels = torch.cat([part.labels for part in self.parts]).to(labels)
         data = MatchingData(problem.net, images, labels, frozen, frozen_labels, starts)
         # fresh experts of the same pictures are the same in every stage: trained once, in the first stage's folder

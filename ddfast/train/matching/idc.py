@@ -26,9 +26,11 @@ from ddfast.train.mixed import MixedRecipe, mixed_step
 
 METRICS = ("mse", "l1")
 _NUMBERS = 1 << 25  # of gradients that are alive at a time, at most
-# Pictures that derivatives are taken of at a time; on a CPU larger parts are no faster (measured).
+# Pictures of 32 pixels that derivatives are taken of at a time, fewer of larger ones; on a CPU larger parts are no
+# faster (measured).
 _PART = {"cpu": 64}
 _PICTURES = 2048
+_FEWEST = 8
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,8 @@ class IDCMatcher:
         ]
 
     def _limit(self) -> int:
-        return _PART.get(self.state.images.device.type, _PICTURES)
+        count = _PART.get(self.state.images.device.type, _PICTURES)
+        return max(count * 32**2 // max(self.data.net.input_size, 32) ** 2, min(count, _FEWEST))
 
     def _match(self, state: State, group: list[int]) -> Tensor:
         """The steps of some classes; returns the sum of their losses."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddfast.data.resident import Pictures
 from ddfast.runs import seeds
 from ddfast.train.adjoint.step import PRECISIONS, float32
 from ddfast.train.config import NonFiniteLossError
@@ -18,9 +19,10 @@ from ddfast.train.dsa import DSADraw, apply_dsa, draw_dsa, parse_strategy
 from ddfast.train.flat_student import fresh_theta
 from ddfast.train.matching.protocol import MatchingData
 
-# Pictures whose activations are alive at a time.
+# Pictures of 32 pixels whose activations are alive at a time, fewer of larger ones.
 PART = {"cpu": 32}
 _PART = 2048
+_FEWEST = 8
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class ImageMatcher:
         if missing := [label for label in self.classes if not len(self.real[label])]:
             raise ValueError(f"data: there are no real pictures of class {', '.join(map(str, missing[:10]))}, expected "
                              "at least one of each class that is matched")  # fmt: skip
-        self.part = PART.get(images.device.type, _PART)
+        count = PART.get(images.device.type, _PART)
+        self.part = max(count * 32**2 // max(self.net.input_size, 32) ** 2, min(count, _FEWEST))
 
     def advance(self) -> float:
         """See `Matcher`."""
@@ -195,11 +198,12 @@ class ImageMatcher:
     def _check(self, images: Tensor, labels: Tensor) -> None:
         net = self.net
         size = [net.channels, net.input_size, net.input_size]
-        for name, x, y in (
+        checked: tuple[tuple[str, Pictures, Tensor], ...] = (
             ("images", images, labels),
             ("data.images", self.data.images, self.data.labels),
             ("data.frozen", self.data.frozen, self.data.frozen_labels),
-        ):
+        )
+        for name, x, y in checked:
             if list(x.shape[1:]) != size or len(x) != len(y):
                 raise ValueError(f"{name}: got shape {list(x.shape)} with {len(y)} labels, expected [n, "
                                  f"{', '.join(map(str, size))}] with n labels")  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ddfast.data.resident import Pictures
 from ddfast.nets.flat_net import FlatNet
 
 
@@ -26,7 +27,8 @@ class MatchingData:
 
     Attributes:
         net: the architecture that is matched on.
-        images: real pictures in the space students are trained in, float32 [N, c, H, W] on the device.
+        images: real pictures in the space students are trained in, float32 [N, c, H, W] on the device; or bytes that
+            give such rows (`ddfast.data.resident.Resident`).
         labels: int64 [N].
         frozen: distilled images of earlier stages as their matchers' `Matcher.stored` gave them, [m, c, H, W], m >= 0;
             they take part in every matching step and never move.
@@ -36,7 +38,7 @@ class MatchingData:
     """
 
     net: FlatNet
-    images: Tensor
+    images: Pictures
     labels: Tensor
     frozen: Tensor
     frozen_labels: Tensor
