@@ -86,6 +86,7 @@ def _command(parsers: Any, name: str, run: Any, **kwargs: Any) -> argparse.Argum
 
 _ABOUT = {
     "coreset": "real pictures: random, herding, k-center or the most forgotten",
+    "d3": "a few Gaussians per class and a decoder, class blocks apart (Qin et al., 2024)",
     "dc": "gradient matching (Zhao et al., ICLR 2021)",
     "dm": "distribution matching (Zhao and Bilen, WACV 2023)",
     "dsa": "gradient matching with siamese augmentation (Zhao and Bilen, ICML 2021)",
@@ -151,9 +152,10 @@ def _add_evaluate(commands: Any) -> None:
     one.add_argument("--data", help="test pictures (default: those of the set's built-in source)")
     one.add_argument("--train", help="the real set, for controls (default: the set's built-in source)")
     one.add_argument(
-        "--students", default="conv3", help="names with commas between, such as conv3,conv3-in,resnet10-in,resnet18-bn "
+        "--students", help="names with commas between, such as conv3,conv3-in,resnet10-in,resnet18-bn "
         "(-in: instance norm, -bn: batch norm), resnetap18, vgg11-in, alexnet-modified, vit (for pictures of 28 to 64 "
-        "pixels), or a torchvision name; a table across them is made (default: %(default)s)",
+        "pixels), or a torchvision name; a table across them is made (default: conv3; for matching "
+        "methods' recipes with instance norm)",
     )  # fmt: skip
     one.add_argument("--preset", choices=sorted(PROTOCOLS), default="rded", help="recipe (default: %(default)s)")
     one.add_argument("--teacher", default="auto", help="auto (the set's observer), none, or a network's name")
@@ -251,10 +253,12 @@ def _distill(arguments: argparse.Namespace) -> int:
     from ddfast.store import read_manifest
 
     given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
-    if "scale" in given:
+    if isinstance(given.get("scale"), list):  # of crops
         given["scale"] = tuple(given["scale"])
     given = {n: dict(value) if isinstance(value, list) else value for n, value in given.items()}  # of KEY=VALUE
     distill_to(arguments.method, arguments.data, arguments.out, preset=arguments.preset, **given)
+    if not (arguments.out / "manifest.json").exists():  # a part of the run, by choice
+        return 0
     manifest = read_manifest(arguments.out / "manifest.json")
     if arguments.json:
         print(json.dumps({"out": str(arguments.out), "images": len(manifest["images"]), "manifest": manifest}))

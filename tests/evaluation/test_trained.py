@@ -9,12 +9,22 @@ import pytest
 import torch
 
 from ddfast.data.space import Space
-from ddfast.evaluation import evaluate
-from ddfast.store import DistilledSet
+from ddfast.evaluation import EvaluationConfig, evaluate
+from ddfast.evaluation.plan import Plan, Spec, Subject
+from ddfast.evaluation.protocols import full_config
+from ddfast.evaluation.recipes import default_student, short_recipe, short_stage
+from ddfast.evaluation.storage import measure
+from ddfast.evaluation.usage import used
+from ddfast.store import DistilledSet, load
 from ddfast.train import StudentConfig, train_student
+from ddfast.train.dsa import DIGITS, STRATEGY
+from ddfast.train.presets import Case
 from tests.evaluation import eval_case
 
-SETTINGS: dict[str, Any] = {**eval_case.SETTINGS, "preset": "dsa", "epochs": 4, "controls": True, "byte_control": False}
+SETTINGS: dict[str, Any] = {
+    **eval_case.SETTINGS, "preset": "dsa", "epochs": 4, "controls": True, "byte_control": False, "students": "conv3",
+}  # fmt: skip
+RECIPE = {"protocol": "dsa", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "dsa": "color_crop_flip"}
 
 
 def trained_set(zca: bool) -> DistilledSet:
@@ -40,8 +50,75 @@ def test_students_learn_from_the_trained_images(zca: bool) -> None:
 
 def test_other_presets_take_the_visible_pixels() -> None:
     given = {"train": eval_case.source(20, 1), "val": eval_case.source(15, 2)}
-    judged = evaluate(trained_set(False), **given, **{**SETTINGS, "preset": "smoke", "controls": False})
+    made = trained_set(False)
+    judged = evaluate(made, **given, **{**SETTINGS, "preset": "smoke", "controls": False})
     assert judged.top1()["mean"] < 0.5
+    made.manifest["recipe"] = RECIPE
+    judged = evaluate(made, **given, **{**SETTINGS, "preset": "hard_label", "controls": False})
+    assert judged.top1()["mean"] < 0.5
+
+
+def test_smoke_takes_the_recipe_that_the_manifest_names() -> None:
+    made = trained_set(True)
+    made.manifest |= {"recipe": RECIPE, "config": {"depth": 2, "norm": "group"}}
+    given = {"train": eval_case.source(20, 1), "val": eval_case.source(15, 2)}
+    settings = {**SETTINGS, "preset": "smoke", "epochs": 40, "full_data": False, "ars": False, "seeds": 1}
+    del settings["students"]
+    judged = evaluate(made, **given, **{**settings, "byte_control": True})
+    assert judged.report["students"][0]["name"] == "conv2_group"
+    assert judged.report["sets"][0]["recipe"] == "dsa"
+    assert judged.top1()["mean"] > 0.5  # of three classes, from grey visible pixels
+    rows = {row["images"]: row for row in judged.report["results"]}
+    recipe = rows["distilled"]["recipe"]
+    assert [recipe[name] for name in ("lr", "weight_decay", "dsa", "optimizer", "milestones", "cutmix_alpha")] == [
+        0.05, 1e-3, "color_crop_flip", "sgd", [20], 0.0,
+    ]  # fmt: skip
+    assert rows["random-images"]["recipe"]["lr"] == 0.01
+    # floats and the rate count, the grey pictures do not: four bytes a channel, on which real pictures take one or less
+    assert rows["distilled"]["bytes"] == 12 * 16 * 16 * 3 * 4 + 4
+    assert rows["random-bytes"]["bytes"] <= rows["distilled"]["bytes"]
+    assert rows["random-bytes"]["image_count"] > 40
+
+
+@pytest.mark.parametrize(("trained", "size"), [(True, 4 * 768 * 12 + 4), (False, 768 * 12 + 4)])
+def test_only_the_images_that_students_use_count(tmp_path: Path, trained: bool, size: int) -> None:
+    made = load(trained_set(False).save(tmp_path / "set", format="safetensors"))
+    whole = measure(made, None)
+    assert whole.total == 5 * 768 * 12 + 4 + 8 * 12  # both, the rate and labels
+    found = used(whole, made, trained=trained)
+    assert found.total == size + 8 * 12
+    assert sum(found.per_class) == found.images == size - 4
+    assert used(measure(eval_case.small_set(), None), eval_case.small_set(), trained=False) == measure(
+        eval_case.small_set(), None
+    )
+
+
+@pytest.mark.parametrize("source", ["mnist5k", "cifar10"])
+def test_digits_are_not_mirrored(source: str) -> None:
+    digits = source == "mnist5k"
+    made = eval_case.small_set(source={"name": source}, recipe={"protocol": "idc", "augment": "color_flip"})
+    subject = Subject("a", "a", made, measure(made, None), None, ())
+    unused: Any = None
+    recipes = {}
+    for name in ("smoke", "rded", "fkd", "hard_label", "dsa", "idc"):
+        plan = Plan(EvaluationConfig(preset=name), (subject,), ("conv3",), unused, None, "cpu", 1, 0)
+        recipes[name] = plan.recipe(Spec("a", "distilled", "hard", True, "conv3", 0))
+    assert [recipes[name].flip for name in ("rded", "fkd", "hard_label")] == [not digits] * 3
+    assert recipes["dsa"].dsa == (DIGITS if digits else STRATEGY)
+    assert ("flip" in recipes["idc"].idc, recipes["idc"].cutmix_share) == ((False, 0.0) if digits else (True, 0.5))
+    assert (recipes["smoke"].idc, recipes["smoke"].flip) == ("color" if digits else "color_flip", False)
+    assert full_config(EvaluationConfig(), 100, 0, digits=digits).flip is not digits
+
+
+def test_a_short_recipe_keeps_its_shape() -> None:
+    case = Case("conv3", 10, 100)
+    dsa = short_recipe(case, {"protocol": "dsa", "dsa": ""})
+    assert (dsa.epochs, dsa.milestones, dsa.dsa, dsa.lr) == (12, (6,), "", 0.01)
+    idc = short_recipe(case, {"protocol": "idc", "lr": 0.1, "cutmix": 1.0})
+    assert (idc.epochs, idc.milestones, idc.lr, idc.cutmix_share) == (12, (8, 10), 0.1, 1.0)
+    assert short_stage(case, [500, 1000], {"protocol": "dsa"}).epochs == 8
+    names = [default_student(p, [{}, {"recipe": RECIPE}]) for p in ("smoke", "dsa", "rded")]
+    assert names == ["conv3_instance", "conv3_instance", "conv3"]
 
 
 def test_whitening_needs_the_real_set() -> None:
