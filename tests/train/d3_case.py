@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.train.experts import ExpertConfig, train_experts
 from ddfast.train.latent.bank import initial_latents
 from ddfast.train.latent.matcher import D3Matcher, D3Settings
-from ddfast.train.latent.mmd_term import RealPictures
+from ddfast.train.latent.real_pictures import RealPictures
 from ddfast.train.trajectories import TrajectoryStore
 
 NET = FlatConvNet(num_classes=3, input_size=16, depth=2, width=8)
@@ -29,13 +30,9 @@ def store_of(path: Path) -> TrajectoryStore:
 
 
 def matching(
-    store: TrajectoryStore,
-    *,
-    dtype: torch.dtype = torch.float64,
-    batch_norm: str = "batch",
-    scale: float = 1.0,
-    **changes: Any,
-) -> D3Matcher:
+    store: TrajectoryStore, *, dtype: torch.dtype = torch.float64, batch_norm: str = "batch", scale: float = 1.0,
+    norm: str = "instance", **changes: Any,
+) -> D3Matcher:  # fmt: skip
     """Two priors of each of three classes, and 5 to 9 real pictures of each."""
     decoder = make_decoder(DecoderConfig(size=16, z=5, kernels=8, scale=scale, batch_norm=batch_norm), 1, "test").to(
         dtype
@@ -44,6 +41,6 @@ def matching(
     labels = torch.arange(3).repeat_interleave(torch.tensor([5, 9, 7]))
     pictures = torch.randn(21, 3, 16, 16, generator=torch.Generator().manual_seed(2), dtype=dtype)
     return D3Matcher(
-        NET, store, D3Settings(**{**SETTINGS, **changes}), latents, torch.arange(3).repeat_interleave(2), decoder,
-        RealPictures(pictures + labels[:, None, None, None], labels),
+        replace(NET, norm=norm), store, D3Settings(**{**SETTINGS, **changes}), latents,
+        torch.arange(3).repeat_interleave(2), decoder, RealPictures(pictures + labels[:, None, None, None], labels),
     )  # fmt: skip

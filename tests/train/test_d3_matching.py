@@ -21,7 +21,8 @@ from ddfast.train.latent.bank import initial_latents
 from ddfast.train.latent.decoding import DecodedDraws
 from ddfast.train.latent.draws import D3Draws
 from ddfast.train.latent.matcher import D3Matcher
-from ddfast.train.latent.mmd_term import FeatureTerm, RealDraws, RealPictures
+from ddfast.train.latent.mmd_term import FeatureTerm
+from ddfast.train.latent.real_pictures import RealDraws, RealPictures
 from ddfast.train.trajectories import TrajectoryStore
 from tests.train.d3_case import NET, matching, store_of
 
@@ -40,6 +41,7 @@ def tensors(ours: D3Matcher | D3Reference) -> list[Tensor]:
 @pytest.mark.parametrize("changes", [
     {}, {"mtt_weight": 0.0}, {"mmd_weight": 0.0}, {"sampling": False}, {"mmd_features": "target", "batch_syn": None},
     {"batch_norm": "running", "scale": 2.0}, {"chunk": 7, "batch_norm": "running"},
+    {"norm": "batch"},
 ])  # fmt: skip
 def test_three_iterations_are_those_of_the_transcription(store: TrajectoryStore, changes: dict[str, Any]) -> None:
     ours = matching(store, **changes)
@@ -88,6 +90,19 @@ def test_chunks_change_nothing_but_rounding(store: TrajectoryStore, chunk: int) 
         wanted, found = gradients(whole, getattr(whole, each)), gradients(ours, getattr(ours, each))
         largest = max(float(b.abs().max()) for b in wanted)
         assert max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True)) <= 1e-13 * largest
+
+
+def test_features_of_real_pictures_are_made_once_where_that_is_less_work(store: TrajectoryStore) -> None:
+    few, many = matching(store, iterations=3, mtt_weight=0.0), matching(store, iterations=20, mtt_weight=0.0)
+    assert not few.keeps_features
+    assert many.keeps_features
+    assert not matching(store, iterations=20, mmd_features="target").keeps_features
+    for _ in range(3):
+        many.advance()
+        few.advance()
+    torch.testing.assert_close(many.latents, few.latents, rtol=1e-12, atol=1e-12)
+    many.real.pictures[:] = float("nan")  # each of the three experts was drawn: they are not looked at again
+    many.advance()
 
 
 def test_large_graphs_of_the_decoder_are_made_again(store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,17 +229,23 @@ def test_not_a_number_stops_with_the_state_before(store: TrajectoryStore, where:
 
 def test_a_rate_that_turns_negative_stops_with_the_state_before(store: TrajectoryStore) -> None:
     ours = matching(store, lr_lr=1e3)
-    with pytest.raises(NonFiniteLossError, match="student's learning rate became -.*lower lr_lr"):
+    rates = []
+
+    def go_on() -> None:
         for _ in range(3):
+            rates.append(float(ours.rate()))
             ours.advance()
-    assert float(ours.rate()) > 0
+
+    with pytest.raises(NonFiniteLossError, match=r"student's learning rate became -.*lower lr_lr"):
+        go_on()
+    assert float(ours.rate()) == rates[-1] > 0
 
 
 def test_what_does_not_fit_is_named(store: TrajectoryStore) -> None:
-    good = matching(store)
+    good, labels = matching(store), torch.arange(6) % 3
     decoder = make_decoder(DecoderConfig(size=16, z=5, kernels=8), 1, "test").double()
-    with pytest.raises(ValueError, match="labels: got .*equally many of each of the 3 classes, class by class"):
-        D3Matcher(NET, store, good.settings, good.latents, torch.arange(6) % 3, decoder, good.real)
+    with pytest.raises(ValueError, match=r"labels: got .*equally many of each of the 3 classes, class by class"):
+        D3Matcher(NET, store, good.settings, good.latents, labels, decoder, good.real)
     with pytest.raises(ValueError, match="need experts of 5 epochs; these have 3"):
         matching(store, expert_epochs=4)
     with pytest.raises(ValueError, match="expected a ConvNet"):

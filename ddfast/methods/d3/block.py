@@ -26,7 +26,7 @@ from ddfast.train.experts import train_experts
 from ddfast.train.latent.bank import initial_latents
 from ddfast.train.latent.distribution import LatentBlock
 from ddfast.train.latent.matcher import D3Matcher, D3Settings
-from ddfast.train.latent.mmd_term import RealPictures
+from ddfast.train.latent.real_pictures import RealPictures
 from ddfast.train.trajectories import TrajectoryStore
 
 SAMPLES = "samples.png"

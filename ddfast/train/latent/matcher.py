@@ -21,10 +21,14 @@ from ddfast.train.adjoint.step import float32
 from ddfast.train.config import NonFiniteLossError
 from ddfast.train.latent.decoding import DecodedDraws, statistics_stay
 from ddfast.train.latent.draws import D3Draws, Draw
-from ddfast.train.latent.mmd_term import FeatureTerm, RealDraws, RealPictures
+from ddfast.train.latent.mmd_term import FeatureTerm
+from ddfast.train.latent.real_pictures import RealDraws, RealPictures
 from ddfast.train.trajectories import TrajectoryStore
 
 _FLOOR, _SLOPE = 1e-4, 0.01  # of the rate as a function of the number that is learned
+# Bytes of real pictures' features that are kept.
+_FEATURES = {"cpu": 1 << 30}
+_FEATURES_ELSEWHERE = 8 << 30
 _KEPT = "the state before it is kept. Start anew in another folder with"
 
 
@@ -121,6 +125,7 @@ class D3Matcher:
                 real.labels, self.classes, settings.draws * self.lpc, seed=settings.seed,
                 stream=f"{settings.stream}/real",
             )  # fmt: skip
+        self._known: dict[int, Tensor] = {}
 
     def advance(self) -> float:
         """One iteration; returns the sum of both terms, weighted.
@@ -144,6 +149,18 @@ class D3Matcher:
         self.iteration += 1
         weights = (settings.mtt_weight, settings.mmd_weight)
         return sum(weight * loss for weight, loss in zip(weights, losses, strict=True) if weight)
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether the features of all real pictures are made once for each expert: where that is half the work or less,
+        and they fit (1 GB, on a GPU 8). The extractors are then the experts at their end, without batch norm."""
+        settings, count, net = self.settings, len(self.real.labels), self.net
+        if not settings.mmd_weight or settings.mmd_features != "final" or net.norm == "batch":
+            return False
+        drawn = settings.iterations * self.classes * self.reals.count
+        numbers = len(self.store) * count * net.width * net.side**2
+        limit = _FEATURES.get(self.latents.device.type, _FEATURES_ELSEWHERE)
+        return drawn >= 2 * count * len(self.store) and numbers * self.latents.element_size() <= limit
 
     def rate(self) -> Tensor:
         """The student's learning rate, a scalar: ``LeakyReLU(syn_lr) + 1e-4``."""
@@ -174,7 +191,10 @@ class D3Matcher:
         expert, epoch = self._drawn(1)
         target = settings.mmd_features == "target"
         theta = self._theta(expert, epoch + settings.expert_epochs if target else self.store.epochs)
-        found = self.term(theta, decoded.pictures, self.real, self.reals.rows(self.iteration))
+        if self.keeps_features and expert not in self._known:
+            self._known[expert] = self.term.known(theta, self.real)
+        rows = self.reals.rows(self.iteration)
+        found = self.term(theta, decoded.pictures, self.real, rows, self._known.get(expert))
         decoded.backward(found.pictures * settings.mmd_weight)
         return float(found.loss)
 
