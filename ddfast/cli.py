@@ -8,6 +8,7 @@ import json
 import sys
 import typing
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,16 @@ _EXAMPLES = """examples:
   ddfast continual dm_set random_set --data cifar-100-binary:test --steps 5 --orders 5
   ddfast reproduce rded-cifar10-conv3 --data cifar-10-batches-bin --out reproduced
   ddfast export smoke --to huggingface --out smoke_hf
+  ddfast status rded_in1k --watch
   ddfast info
 """
+_RUN_COMMANDS = ("status", "retry", "clean")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = _parser(every=words[:1] not in ([name] for name in _RUN_COMMANDS)).parse_args(words)
     try:
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
@@ -46,13 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, every: bool = True) -> argparse.ArgumentParser:
+    """Of all commands; without ``every`` only of those on runs, which need none of the slow imports."""
     parser = argparse.ArgumentParser(
         prog="ddfast", description="Dataset distillation: fast, exact, resumable.", epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"ddfast {version('ddfast')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_runs(commands)
+    if not every:
+        return parser
     _add_distill(commands)
     _add_relabel(commands)
     _add_evaluate(commands)
@@ -190,6 +198,20 @@ def _add_continual(commands: Any) -> None:
     one.add_argument("--preset", choices=sorted(PROTOCOLS), default="dsa", help="recipe (default: %(default)s)")
     one.add_argument("--out", type=Path, help="output folder (default: DIR_continual)")
     _add_judging(one, ContinualConfig)
+
+
+def _add_runs(commands: Any) -> None:
+    status = _command(commands, "status", _status, help="how far a run is, and who works on it; never disturbs it")
+    status.add_argument("--watch", action="store_true", help="look again and again until the run is finished")
+    status.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="with --watch (default: 5)")
+    status.add_argument("--tasks", action="store_true", help="list every task")
+    status.add_argument("--json", action="store_true", help="machine-readable, with every task")
+    text = "free tasks that failed or whose worker died, for the run's next worker"
+    again = _command(commands, "retry", _retry, help=text)
+    again.add_argument("--task", metavar="NAME", help="this one, even if it is done; a name that status --tasks shows")
+    clean = _command(commands, "clean", _clean, help="remove what killed processes left in a run")
+    for one in (status, again, clean):
+        one.add_argument("folder", type=Path, metavar="RUN", help="output folder of a run")
 
 
 def _add_reproduce(commands: Any) -> None:
@@ -341,6 +363,40 @@ def _relabel(arguments: argparse.Namespace) -> int:
         print(write_fkd(store, arguments.fkd))
     if not arguments.quiet:
         print(store.describe())
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from ddfast.runs.lookout import Lookout
+    from ddfast.runs.show import as_line, describe_overview, watch
+
+    lookout = Lookout(arguments.folder)
+    show = as_line if arguments.json else partial(describe_overview, tasks=arguments.tasks)
+    if arguments.watch:
+        watch(lookout, show, seconds=arguments.every)
+    else:
+        print(show(lookout.look()))
+    return 0
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    from ddfast.runs.upkeep import retry
+
+    names = retry(arguments.folder, arguments.task)
+    hint = "; start the run again with --resume, unless its workers are still at it" if names else ""
+    print(f"{len(names)} tasks freed{hint}")
+    print("".join(f"  {name}\n" for name in names), end="")
+    return 0
+
+
+def _clean(arguments: argparse.Namespace) -> int:
+    from ddfast.runs.upkeep import clean
+
+    cleaned = clean(arguments.folder)
+    print(
+        f"removed {cleaned.temporaries} unfinished files that had not changed for minutes and "
+        f"{cleaned.state_files} state files of finished tasks"
+    )
     return 0
 
 

@@ -113,7 +113,7 @@ class LeaseBook:
 
     def held_by_other(self, task: str) -> bool:
         """True if a live worker, not this one, holds ``task``."""
-        return task not in self._held and self._last_generation(task) >= 0 and self._next_generation(task) is None
+        return task not in self._held and self.last_generation(task) >= 0 and self._next_generation(task) is None
 
     def held_count(self) -> int:
         """How many tasks this worker holds."""
@@ -135,7 +135,7 @@ class LeaseBook:
     def clear(self, task: str) -> None:
         """Remove all lease files of a finished task."""
         self._forget(task)
-        for generation in range(self._last_generation(task), -1, -1):
+        for generation in range(self.last_generation(task), -1, -1):
             self.path(task, generation).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -160,18 +160,19 @@ class LeaseBook:
                 except OSError:
                     continue  # a passing fault of the file server; the next beat tries again
 
-    def _forget(self, task: str) -> int | None:
-        with self._lock:  # after this no heartbeat can touch the file again
-            return self._held.pop(task, None)
-
-    def _last_generation(self, task: str) -> int:
+    def last_generation(self, task: str) -> int:
+        """The newest generation of the lease of ``task``, given back or not; -1 if there is none."""
         generation = 0
         while self.path(task, generation).exists():
             generation += 1
         return generation - 1
 
+    def _forget(self, task: str) -> int | None:
+        with self._lock:  # after this no heartbeat can touch the file again
+            return self._held.pop(task, None)
+
     def _next_generation(self, task: str) -> int | None:
-        last = self._last_generation(task)
+        last = self.last_generation(task)
         if last >= 0 and not self._over(task, last):
             return None
         return last + 1
@@ -180,7 +181,7 @@ class LeaseBook:
         path = self.path(task, generation)
         try:
             beat = path.stat().st_mtime_ns
-            owner = _read_owner(path)
+            owner = read_owner(path)
         except FileNotFoundError:
             return False  # it changed under our eyes; the next look decides
         if beat == 0 or (owner is not None and owner.gone()):
@@ -208,7 +209,7 @@ class LeaseBook:
             self.beat()
 
 
-def _read_owner(path: Path) -> Owner | None:
+def read_owner(path: Path) -> Owner | None:
     """The owner written in a lease; None if a power cut, or a file system without hard links, left it unwritten."""
     try:
         return Owner(**json.loads(path.read_bytes()))

@@ -2,6 +2,7 @@
 
     run.json                 format, configuration and its fingerprint, task ids in order
     tasks/<task>.lease-<g>   who works on it (see `ddfast.runs.lease`)
+    tasks/<task>.failed-<g>.json  why an attempt ended in an error (see `ddfast.runs.failure`)
     tasks/<task>.done.json   its files with sizes and SHA-256, and the task's record; written after the files
     records.json             all done records in one file once the run is finished; tasks/ is gone then
 
@@ -266,8 +267,8 @@ class Ledger:
         self._done.pop(task, None)
         self._make_tasks_folder()
         self.done_path(task).unlink(missing_ok=True)
-        records = self._read_records()
-        if records is not None and records.pop(task, None) is not None:
+        records = dict(self._read_records() or {})
+        if records.pop(task, None) is not None:
             atomic_write_bytes(self.root / folder.RECORDS_FILE, description.as_bytes(records))
 
     def finished(self) -> bool:
@@ -356,7 +357,7 @@ class Ledger:
             return None  # none, or damaged: as if it had not been done
 
     def _read_records(self) -> dict[str, Any] | None:
-        """The entries of records.json, read again only when the file changed."""
+        """The entries of records.json, not to be changed; read again only when the file changed."""
         path = self.root / folder.RECORDS_FILE
         try:
             stat = path.stat()
@@ -366,7 +367,7 @@ class Ledger:
                 self._gathered = (key, content if isinstance(content, dict) else {})
         except (FileNotFoundError, ValueError):
             return None
-        return dict(self._gathered[1])
+        return self._gathered[1]
 
     def _make_tasks_folder(self) -> None:
         path = self.root / folder.TASKS_FOLDER

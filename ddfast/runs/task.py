@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddfast.runs import folder
 from ddfast.runs.atomic import RunError, atomic_write_bytes, discard, publish, stage_bytes
+from ddfast.runs.failure import Failure, drop_failures
 from ddfast.runs.lease import LeaseBook
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ class Task:
         else:
             discard(temporary for temporary, _ in staged.values())
         self._finished = True
+        if self.attempt:
+            drop_failures(self.book.folder, self.id, self.attempt)
         self.book.clear(self.id)
         return first
 
@@ -186,6 +189,9 @@ class Task:
     ) -> None:
         if self._finished:
             return
+        if isinstance(error, Exception):  # an interrupt is no failure of the task
+            seconds = round(time.monotonic() - self._began, 3)
+            Failure.of(error, self.id, self.attempt, str(self.book.owner), seconds).keep(self.book.folder)
         self.release()
         if kind is None:
             raise RunError(f"task {self.id}: the block ended without complete(); the task was given back")

@@ -1,0 +1,104 @@
+"""An overview of a run as text, once or again and again until the run is finished."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO
+
+from ddfast.runs.lookout import Lookout
+from ddfast.runs.overview import STATES, LedgerView, Overview, WorkerView, qualified
+from ddfast.runs.progress import format_seconds
+
+_LISTED = 10  # workers, failures and expired tasks named in the short form
+
+
+def describe_overview(overview: Overview, *, tasks: bool = False) -> str:
+    """The text of ``ddfast status``: a line a ledger, the workers, what failed or expired; on wish every task."""
+    lines = [_ledger_line(overview, ledger) for ledger in overview.ledgers]
+    workers = overview.workers()
+    if workers:
+        lines += ["workers:", *_some(_worker_line(worker) for worker in workers)]
+    for state in ("expired", "failed"):
+        found = [(ledger.name, task) for ledger in overview.ledgers for task in ledger.tasks if task.state == state]
+        if found:
+            told = (f"  {qualified(name, task.task)}: {task.failure.error}" if task.failure else
+                    f"  {qualified(name, task.task)}: {task.owner}, last heard {format_seconds(task.silent or 0)} ago"
+                    for name, task in found)  # fmt: skip
+            lines += [f"{state}:", *_some(told)]
+    if tasks:
+        lines += ["tasks:", *_every_task(overview)]
+    return "\n".join(lines)
+
+
+def as_line(overview: Overview) -> str:
+    """The overview as one line of JSON; see `Overview.as_json`."""
+    return json.dumps(overview.as_json())
+
+
+def watch(
+    lookout: Lookout,
+    show: Callable[[Overview], str] = describe_overview,
+    *,
+    seconds: float = 5.0,
+    stream: TextIO | None = None,
+) -> None:
+    """Print the overview every ``seconds`` until every task is done; a terminal is cleared in between.
+
+    Raises:
+        ValueError: ``seconds`` is not positive.
+        RunError: as `Lookout.look`.
+    """
+    if not seconds > 0:
+        raise ValueError(f"seconds: got {seconds!r}, expected a positive number")
+    out = sys.stdout if stream is None else stream
+    while True:
+        overview = lookout.look()
+        print(("\x1b[2J\x1b[H" if out.isatty() else "") + show(overview), file=out, flush=True)
+        if overview.finished():
+            return
+        time.sleep(seconds)
+
+
+def _ledger_line(overview: Overview, ledger: LedgerView) -> str:
+    counts = Counter(task.state for task in ledger.tasks)
+    total = len(ledger.tasks)
+    title = ledger.name or " ".join(filter(None, (ledger.method, str(overview.root))))
+    share = f" ({100 * counts['done'] // total} %)" if total else ""
+    parts = [f"{counts['done']}/{total} tasks done{share}"]
+    parts += [f"{counts[state]} {state}" for state in STATES[1:] if counts[state]]
+    if ledger.rate > 0 and ledger.eta is not None:
+        pace = f"{ledger.rate:.3g} tasks/s" if ledger.rate >= 1 else f"{format_seconds(1 / ledger.rate)} a task"
+        parts += [pace, f"{format_seconds(ledger.eta)} left"]
+    elif counts["done"] < total and not counts["running"]:
+        parts.append("nobody works on it")
+    return f"{title}: {', '.join(parts)}"
+
+
+def _worker_line(worker: WorkerView) -> str:
+    parts = [f"{worker.done} done"]
+    if worker.done:
+        parts.append(f"{worker.seconds / worker.done:.3g} s each")
+    if worker.held:
+        parts.append(
+            "holds " + ", ".join(worker.held[:3]) + f" and {len(worker.held) - 3} more" * (len(worker.held) > 3)
+        )
+        if worker.silent:
+            parts.append(f"last heard {format_seconds(worker.silent)} ago")
+    return f"  {worker.owner}: {', '.join(parts)}"
+
+
+def _every_task(overview: Overview) -> Iterator[str]:
+    for ledger in overview.ledgers:
+        for task in ledger.tasks:
+            took = "" if task.seconds is None else f" {task.seconds:.3g} s"
+            yield f"  {qualified(ledger.name, task.task)} {task.state}{took}{task.owner and f' {task.owner}'}"
+
+
+def _some(lines: Iterable[str]) -> list[str]:
+    found = list(lines)
+    more = [f"  ... and {len(found) - _LISTED} more (all with --json)"] if len(found) > _LISTED else []
+    return found[:_LISTED] + more
