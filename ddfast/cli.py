@@ -24,6 +24,7 @@ _EXAMPLES = """examples:
   ddfast evaluate smoke --preset smoke --students conv3,resnet10_modified-in,resnet18_modified-bn
   ddfast continual dm_set random_set --data cifar-100-binary:test --steps 5 --orders 5
   ddfast reproduce rded-cifar10-conv3 --data cifar-10-batches-bin --out reproduced
+  ddfast reproduce pdd-small --data cifar-10-batches-bin --out pdd_small
   ddfast export smoke --to huggingface --out smoke_hf
   ddfast status rded_in1k --watch
   ddfast info
@@ -215,11 +216,14 @@ def _add_runs(commands: Any) -> None:
 
 
 def _add_reproduce(commands: Any) -> None:
-    one = _command(commands, "reproduce", _reproduce, help="make a published table again; start it again to go on")
-    one.add_argument("table", metavar="NAME", help="rded-cifar10-conv3")
-    one.add_argument("--data", help="the data set, such as a CIFAR-10 folder (default: download with torchvision)")
+    one = _command(commands, "reproduce", _reproduce, help="make a paper's or a study's tables; start it again to go on")
+    one.add_argument("table", metavar="NAME", help="rded-cifar10-conv3, pdd-small or pdd-digits")
+    one.add_argument("--data", help="the data set, such as a CIFAR-10 folder (default: a study's own, else downloaded)")
     one.add_argument("--out", type=Path, help="output folder, which an earlier call may have begun (default: NAME)")
-    one.add_argument("--seeds", type=int, default=3, help="students of each kind (default: %(default)s)")
+    one.add_argument(
+        "--seeds", type=int, default=3, help="students of each kind; of a study, seeds of everything "
+        "(default: %(default)s)",
+    )  # fmt: skip
     one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
     one.add_argument("--processes", type=int, help="students trained side by side (default: one a core)")
     one.add_argument("--quiet", action="store_true", help="no progress")

@@ -14,9 +14,10 @@ from ddfast.studies.engine import Judged, Made, Study
 from ddfast.studies.tables import MINUS, Table
 
 IPC, STAGES = 6, 3
+_OTHER_EPOCHS = 64  # of ResNets, which learn a small set sooner
 _STUDENT, _WIDTH, _POOL = "conv3_instance", 16, 4
 _COMMON: dict[str, Any] = {"width": _WIDTH, "test": "none"}
-_GRADIENT: dict[str, Any] = {"iterations": 30, "batch_real": 32, "outer": 3, "inner": 5, "lr_img": 1.0}
+_GRADIENT: dict[str, Any] = {"iterations": 30, "batch_real": 32, "outer": 3, "inner": 5, "lr_img": 3.0}
 _MTT: dict[str, Any] = {
     "iterations": 90, "zca": False, "experts": _POOL, "expert_train_epochs": 3, "expert_batch": 64, "expert_lr": 0.02,
     "syn_steps": 10, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 20, "lr_lr": 1e-5, "lr_teacher": 0.03,
@@ -39,13 +40,13 @@ class Base:
     epochs: int = 160
     preset: str = "dsa"
 
-    def single(self, name: str) -> Made:
-        """All images at once."""
-        return Made(name, {**_COMMON, **self.options, "ipc": IPC})
+    def single(self, name: str, times: int = 1) -> Made:
+        """All images at once; so many ``times`` the iterations."""
+        return Made(name, {**_COMMON, **self.options, "ipc": IPC, "iterations": times * self.options["iterations"]})
 
-    def staged(self, name: str, stages: int = STAGES, **switches: Any) -> Made:
+    def staged(self, name: str, stages: int = STAGES, *, times: int = 1, **switches: Any) -> Made:
         """The same number of images and of iterations in stages, with transitions as long as students train."""
-        options = {**_COMMON, **self.options, "iterations": self.options["iterations"] // stages}
+        options = {**_COMMON, **self.options, "iterations": times * self.options["iterations"] // stages}
         own = {"stages": stages, "ipc_per_stage": IPC // stages, "transition_epochs": self.epochs // 2, "pool": _POOL}
         return Made("pdd", {"base": name, **own, **switches, "base_option": options})
 
@@ -122,12 +123,25 @@ class Plan:
         rows = tuple((name, *(f"{keys[name, count]}/distilled" for count in counts)) for name in names)
         self.tables.append(Table(f"Stages x images per stage, {IPC} images per class", columns, rows))
 
+    def longer(self, names: tuple[str, ...]) -> None:
+        """The base's iterations in every stage, as in the paper, and the base with as many in all."""
+        for name in names:
+            one, base, pdd = self.bases[name], f"{name}-longer", f"pdd-{name}-longer"
+            self.sets |= {base: one.single(name, STAGES), pdd: one.staged(name, times=STAGES)}
+            self.judged |= {base: one.judged(base), pdd: one.judged(pdd, half=True)}
+            self.judged[f"{pdd}-union"] = one.judged(pdd, staged="union")
+        keys = ("{}", "{}-longer", "pdd-{}", "pdd-{}-longer", "pdd-{}-longer-union")
+        rows = tuple((name, *(f"{key.format(name)}/distilled" for key in keys)) for name in names)
+        long = f"{STAGES} times the iterations"
+        columns = ("base", "base", f"base, {long}", "PDD", f"PDD, {long}", f"PDD, {long}, union")
+        self.tables.append(Table("More iterations", columns, rows))
+
     def architectures(self, name: str, students: tuple[str, ...]) -> None:
         """A base and PDD over it under networks that they were not distilled with."""
         base = self.bases[name]
         named: dict[str, Any] = {"students": ",".join(students), "seeds": 1}
-        self.judged["other-base"] = base.judged(name, **named, controls=True)
-        self.judged["other-pdd"] = base.judged(f"pdd-{name}", half=True, **named)
+        self.judged["other-base"] = base.judged(name, **named, controls=True, epochs=_OTHER_EPOCHS)
+        self.judged["other-pdd"] = base.judged(f"pdd-{name}", **named, epochs=_OTHER_EPOCHS // 2)
         rows = [("random pictures", f"{name}/random-images", "other-base/random-images")]
         rows += [(name, f"{name}/distilled", "other-base/distilled")]
         rows += [(f"PDD over {name}", f"pdd-{name}/distilled", "other-pdd/distilled")]
@@ -141,7 +155,7 @@ class Plan:
         }
         names = (*_CORESETS, *distilled)
         settings = {
-            "students": _STUDENT, "width": _WIDTH, "epochs": 80, "steps": steps, "orders": 2, "seeds": 1,
+            "students": _STUDENT, "width": _WIDTH, "epochs": 60, "steps": steps, "orders": 2, "seeds": 1,
         }  # fmt: skip
         self.judged["memory"] = Judged(names, settings, "continual")
         seen = [str(classes * step // steps) for step in range(1, steps + 1)]
@@ -156,13 +170,14 @@ class Plan:
 
 def _small() -> Study:
     plan = Plan({
-        "mtt": Base({**_MTT, "lr_img": 1000.0}), "dc": Base({**_GRADIENT, "init": "real"}),
+        "mtt": Base({**_MTT, "lr_img": 3000.0}), "dc": Base({**_GRADIENT, "init": "real"}),
         "dsa": Base(_GRADIENT), "dm": Base({"iterations": 150, "batch_real": 32, "lr_img": 10.0}),
         "idc": Base({**_IDC, "lr_img": 0.5}, epochs=60, preset="idc"),
     })  # fmt: skip
     plan.claims()
     plan.ablations(("mtt", "dsa"))
-    plan.stages(("dsa", "dm"))
+    plan.stages(("dsa",))
+    plan.longer(("dsa",))
     plan.memory(("dm", "dsa"), 5, 10)
     plan.architectures("dsa", ("resnet10", "resnet18"))
     return plan.study("pdd-small", "PDD's claims on 5,000 CIFAR-10 pictures, ConvNet-3 of width 16", None, (500, 100))
