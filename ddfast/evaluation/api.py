@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddfast.data import Source
+from ddfast.evaluation.drawn import soft_note
 from ddfast.evaluation.inputs import (
     Data,
     Sets,
@@ -26,12 +27,12 @@ from ddfast.evaluation.made import set_folders, set_pictures
 from ddfast.evaluation.page import render
 from ddfast.evaluation.plan import Plan, Subject, subject_keys
 from ddfast.evaluation.protocols import EvaluationConfig, protocol
-from ddfast.evaluation.recipes import default_student
+from ddfast.evaluation.recipes import default_student, is_drawn
 from ddfast.evaluation.results import find_row, make_report, own_labels
 from ddfast.evaluation.runner import run_plan
 from ddfast.evaluation.schema import report_bytes
 from ddfast.evaluation.staging import staging_of
-from ddfast.evaluation.storage import measure
+from ddfast.evaluation.storage import SOFT, is_distribution, measure
 from ddfast.evaluation.students import build_student, parse_students
 from ddfast.evaluation.teacher import Teacher, find_teacher, keep_teacher
 from ddfast.evaluation.usage import used
@@ -125,8 +126,9 @@ def evaluate(
             `ddfast.evaluation.recipes.default_student`).
         preset: the recipe, one of `ddfast.evaluation.protocols.PROTOCOLS`; ``smoke`` takes for sets of matching methods
             the one that their manifest names, shortened.
-        teacher: who makes soft labels: "auto" (the set's observer where it was trained on the source itself), "none",
-            a network's name, a module or an `Observer`.
+        teacher: who makes soft labels: "auto" (``teacher.safetensors`` in the folder of a D3 set; else the set's
+            observer where it was trained on the source itself), "none", a network's name or file, a module or an
+            `Observer`.
         teacher_weights: file of a named teacher's weights.
         labels: stored soft labels of the set (from ``ddfast relabel``); they count as storage. The set's students are
             trained with them, those of the controls with the teacher's.
@@ -188,7 +190,8 @@ def _evaluate(
         width = config.width or protocol(config.preset).width
         build_student(name, len(first.class_names), int(first.images.shape[1]), seed=0, width=width)
     fresh = options.overwrite or not options.resume
-    subjects = _subjects(loaded, train, out, options, config, device, notes, fresh)
+    folders = set_folders(distilled)
+    subjects = _subjects(loaded, folders, train, out, options, config, device, notes, fresh)
     plan = Plan(config, subjects, names, validation, train, device, 1, 0)
     processes, threads = share(len(plan.specs()), options.processes, device)
     cached = validation.cropped and sum(validation.counts) * validation.size**2 * 3 <= _CACHE_BYTES
@@ -208,7 +211,6 @@ def _evaluate(
         plan, out, worker=options.worker, resume=options.resume, overwrite=options.overwrite, processes=processes,
         quiet=options.quiet, prepare=prepare,
     )  # fmt: skip
-    folders = set_folders(distilled)
     report = json.loads(report_bytes(make_report(plan, records, notes, folders)))  # as a reader of the file sees it
     page = render(report, [subject.distilled for subject in subjects], [set_pictures(folder) for folder in folders])
     atomic_write_bytes(out / "report.json", report_bytes(report))
@@ -220,6 +222,7 @@ def _evaluate(
 
 def _subjects(
     loaded: list[tuple[str, DistilledSet]],
+    folders: list[Path | None],
     train: Source | None,
     out: Path,
     options: _Options,
@@ -237,27 +240,35 @@ def _subjects(
         _, one = loaded[0]
         one = one.decoded()
         store.check({"set": set_fingerprint(one.images, one.labels)})
-    for key, (name, distilled) in zip(subject_keys(len(loaded)), loaded, strict=True):
+    for key, (name, distilled), folder in zip(subject_keys(len(loaded)), loaded, folders, strict=True):
         targets: tuple[int, ...] = ()
         if train is not None:
             targets = match_classes(distilled.class_names, train.class_names, f"train {train.name}")
         keep = out / f"teacher-{key}.safetensors"
         teacher: Teacher | None = None
+        drawn = is_drawn(config.preset, distilled.manifest)
         if config.soft:
             teacher, why = find_teacher(
                 options.teacher, options.teacher_weights, distilled, train,
                 None if fresh else keep,
-                device=device, quiet=options.quiet,
+                device=device, quiet=options.quiet, folder=folder,
             )  # fmt: skip
+            what = "random pictures have no soft labels" if drawn and SOFT in distilled.extras else "no soft labels"
             if why:
-                notes.append(f"{name}: {why}." if teacher else f"{name}: no soft labels, since {why}.")
-        notes += _storage_notes(name, teacher, store)
+                notes.append(f"{name}: {why}." if teacher else f"{name}: {what}, since {why}.")
+        if drawn and store is not None:
+            raise ValueError("labels: got a store for a distribution, whose pictures are drawn anew; leave it out")
+        notes += [] if drawn else _storage_notes(name, teacher, store)
         if store is not None and config.staged is None and staging_of(distilled, None) is not None:
             notes.append(f"{name}: students train on all stages at once, since stored labels are of all images.")
         size = store.layout.total_bytes if store is not None else 0
         space = training_space(distilled, train, config)
         storage = measure(distilled, train, targets, label_bytes=size)
         storage = used(storage, distilled, trained=space is not None)
+        if drawn and config.soft:
+            notes += soft_note(name, distilled, teacher, storage)
+        elif not drawn and is_distribution(distilled):
+            notes.append(f"{name}: students train on the decoded means as pictures; preset d3 draws samples.")
         found.append(Subject(key, name, distilled, storage, teacher, targets, store, space))
     return tuple(found)
 

@@ -19,11 +19,13 @@ _STREAM = "random subset"
 
 @dataclass(frozen=True)
 class Subset:
-    """Real pictures: ``images`` uint8 [N, size, size, 3], ``labels`` int64 [N], ``bytes`` as stored."""
+    """Real pictures: ``images`` uint8 [N, size, size, 3], ``labels`` int64 [N], ``bytes`` as stored, of which
+    ``label_bytes`` are soft labels."""
 
     images: Tensor
     labels: Tensor
     bytes: int
+    label_bytes: int = 0
 
 
 def random_subset(
@@ -35,6 +37,7 @@ def random_subset(
     image_format: ImageFormat | None,
     counts: Sequence[int] | None = None,
     budgets: Sequence[float] | None = None,
+    label_bytes: int = 0,
 ) -> Subset:
     """Random real pictures, stored as the distilled images are.
 
@@ -51,6 +54,7 @@ def random_subset(
         image_format: file format; None for raw pixels.
         counts: pictures per class.
         budgets: bytes per class; the alternative to ``counts``.
+        label_bytes: of a picture's soft label, which counts as part of its bytes.
 
     Raises:
         ValueError: neither or both of counts and budgets, or a class without readable pictures.
@@ -64,7 +68,7 @@ def random_subset(
     for place, label in enumerate(targets):
         count = source.count(label) if counts is None else counts[place]
         budget = float("inf") if budgets is None else budgets[place] + left
-        chosen, used = _draw(source, stream, label, size, seed, image_format, count, budget)
+        chosen, used = _draw(source, stream, label, size, seed, image_format, count, budget, label_bytes)
         if not chosen:
             raise ValueError(
                 f"{source.name}: no readable picture of class {source.class_names[label]!r} for the control"
@@ -74,7 +78,7 @@ def random_subset(
         spent += used
         left = budget - used if budgets is not None else 0.0
     stream.close()
-    return Subset(torch.stack(images), torch.tensor(labels, dtype=torch.int64), spent)
+    return Subset(torch.stack(images), torch.tensor(labels, dtype=torch.int64), spent, label_bytes * len(images))
 
 
 def _draw(
@@ -86,6 +90,7 @@ def _draw(
     image_format: ImageFormat | None,
     count: int,
     budget: float,
+    label_bytes: int,
 ) -> tuple[list[Tensor], int]:
     chosen: list[Tensor] = []
     used = 0
@@ -94,6 +99,7 @@ def _draw(
             break
         for square in centre_squares(source, stream, label, np.array([position]), size):
             stored, cost = _stored(square, image_format)
+            cost += label_bytes
             if chosen and used + cost > budget:
                 return chosen, used
             chosen.append(stored)

@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 from ddfast._types import IMAGENET, Normalization
 from ddfast.data import Source
 from ddfast.data.space import Space
+from ddfast.evaluation.drawn import distribution_digest, pictures_of_epoch
 from ddfast.evaluation.protocols import EvaluationConfig, protocol, stage_config, student_config
+from ddfast.evaluation.recipes import is_drawn
 from ddfast.evaluation.staging import UNION, Staging, stage_sizes, staging_of
-from ddfast.evaluation.storage import Storage, fingerprint
+from ddfast.evaluation.storage import SOFT, Storage, fingerprint, is_distribution
 from ddfast.evaluation.stored import fitted
 from ddfast.evaluation.teacher import Teacher
 from ddfast.evaluation.validation import Validation
@@ -117,6 +119,8 @@ class Plan:
         """How a task's student is trained, in each stage if there are some: the set's recipe, for the controls too."""
         subject = self.subject(spec.subject)
         case = subject.case(spec.student)
+        if self.drawn(subject):
+            case = replace(case, images=self.pictures_of_epoch(subject))
         manifest = subject.distilled.manifest
         named: dict[str, Any] = {
             "augmented": spec.augmented, "seed": self.config.seed + spec.seed, "manifest": manifest
@@ -133,6 +137,14 @@ class Plan:
     def learned(self, spec: Spec) -> bool:
         """Whether a task's student trains at the rate learned with the images."""
         return self.subject(spec.subject).space is not None and spec.images == DISTILLED and self.config.lr is None
+
+    def drawn(self, subject: Subject) -> bool:
+        """Whether a set's students train on a distribution, and those of its controls as they do."""
+        return is_drawn(self.config.preset, subject.distilled.manifest)
+
+    def pictures_of_epoch(self, subject: Subject) -> int:
+        """How many pictures students of a distribution see in an epoch."""
+        return pictures_of_epoch(self.config, subject.distilled)
 
     def staging(self, spec: Spec) -> Staging | None:
         """How a task's student goes through the stages of its set; None where all pictures are one."""
@@ -151,7 +163,8 @@ class Plan:
 
     def _variants(self, subject: Subject) -> list[tuple[str, str, bool]]:
         live = subject.teacher is not None and self.config.soft
-        stored = subject.labels is not None and self.config.soft
+        own_logits = self.drawn(subject) and SOFT in subject.distilled.extras
+        stored = (subject.labels is not None or own_logits) and self.config.soft
         own = "soft" if live or stored else "hard"
         controls = self.config.controls and self.train is not None
         sets = (DISTILLED, *([RANDOM_IMAGES] * controls), *([RANDOM_BYTES] * (controls and self.config.byte_control)))
@@ -224,4 +237,5 @@ def _identity(config: EvaluationConfig, subject: Subject) -> dict[str, Any]:
         "teacher": None if teacher is None else {"name": teacher.name, "weights": weights},
         "labels": None if subject.labels is None else dict(subject.labels.fingerprint),
         **({} if staging is None else {"stages": staging.as_json()}),
+        **({"distribution": distribution_digest(subject.distilled)} if is_distribution(subject.distilled) else {}),
     }

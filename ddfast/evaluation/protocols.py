@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ddfast.evaluation.recipes import VIEWS, recipe_name, short_recipe, short_stage, shortened
+from ddfast.evaluation.recipes import D3, VIEWS, d3_recipe, recipe_name, short_recipe, short_stage, shortened
 from ddfast.train import StudentConfig, TrainConfig
 from ddfast.train.demo_recipe import OBSERVER, STUDENT, WIDTH
+from ddfast.train.drawn import FRESH
 from ddfast.train.presets import Case, dsa_preset, preset
 from ddfast.train.staged import MODES
 
@@ -27,7 +28,7 @@ class EvaluationConfig:
 
     seeds: int = setting(3, "students of each kind; mean and standard deviation are over them")
     seed: int = setting(0, "seed of initial weights, order, augmentation and random subsets")
-    preset: str = setting("rded", "training recipe: rded, fkd, hard_label, dsa, idc or smoke", cli=False)
+    preset: str = setting("rded", "training recipe: rded, fkd, hard_label, dsa, idc, d3 or smoke", cli=False)
     controls: bool = setting(True, "also train on random real pictures, at equal images and at equal bytes")
     byte_control: bool = setting(True, "among the controls, random pictures of equal bytes; they may be thousands")
     hard: bool = setting(True, "also train with hard labels where there are soft ones")
@@ -49,6 +50,11 @@ class EvaluationConfig:
         "of the first two ...; sequential, on each stage's alone in turn; or union, on all at once, at the last rate "
         "(default: progressive); other sets have none"
     )  # fmt: skip
+    fresh: str | None = setting(
+        None, "what students of a distribution (d3) see: epoch, the means and in each epoch a new sample of each "
+        "prior; batch, a draw for every batch and no means; or none, the means alone (default: epoch; none for a set "
+        "distilled without sampling)"
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name in ("seeds", "curve_points", "val_per_class", "epochs", "batch_size", "width"):
@@ -57,6 +63,8 @@ class EvaluationConfig:
                 raise ValueError(f"{name}: got {value!r}, expected 1 or more")
         if self.staged is not None and self.staged not in MODES:
             raise ValueError(f"staged: got {self.staged!r}, expected one of {', '.join(MODES)}")
+        if self.fresh not in (None, *FRESH):
+            raise ValueError(f"fresh: got {self.fresh!r}, expected one of {', '.join(FRESH)}")
         if self.seed < 0:
             raise ValueError(f"seed: got {self.seed!r}, expected 0 or more")
         if self.lr is not None and not 0 < self.lr < math.inf:
@@ -109,8 +117,10 @@ def student_config(
         manifest: the set's, whose own recipe the preset ``smoke`` shortens (`recipe_name`).
     """
     manifest = manifest or {}
-    own = recipe_name(config.preset, manifest) != config.preset
-    recipe = short_recipe(case, manifest["recipe"]) if own else protocol(config.preset).recipe(case)
+    if recipe_name(config.preset, manifest) != config.preset:
+        recipe = short_recipe(case, manifest)
+    else:
+        recipe = d3_recipe(case, manifest) if config.preset == D3 else protocol(config.preset).recipe(case)
     return _changed(config, recipe, case, augmented, seed)
 
 
@@ -128,7 +138,7 @@ def stage_config(
     """
     chosen, manifest = protocol(config.preset), manifest or {}
     if recipe_name(config.preset, manifest) != config.preset:
-        recipe = short_stage(case, sizes, manifest["recipe"])
+        recipe = short_stage(case, sizes, manifest)
     elif chosen.stage is not None:
         recipe = chosen.stage(case, sizes)
     else:
@@ -195,7 +205,7 @@ PROTOCOLS = {
     "smoke": Protocol(
         "smoke",
         "a narrow student, at most 12,000 views and 1,000 test pictures: minutes on two cores, for tries; sets of "
-        "matching methods by the recipe that their manifest names, shortened",
+        "matching methods and D3's by the recipe that their manifest names, shortened",
         _smoke,
         width=WIDTH,
         scores=True,
@@ -218,6 +228,12 @@ PROTOCOLS = {
         "idc",
         "IDC's (arXiv 2205.14959): SGD, 1000 epochs, rate x 0.2 after 2/3 and 5/6, its augmentation, CutMix",
         _paper("idc"),
+    ),
+    D3: Protocol(
+        D3,
+        "D3's (arXiv 2403.00999): SGD, 2000 epochs of means and fresh samples, rate / 10 halfway, differentiable "
+        "Siamese augmentation, T = 1",
+        lambda case: d3_recipe(case, {}),
     ),
     "fkd": Protocol(
         "fkd",

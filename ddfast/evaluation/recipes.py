@@ -7,11 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from ddfast.train import StudentConfig
-from ddfast.train.presets import Case, preset, without_flip
+from ddfast.train.presets import Case, dsa_preset, preset, without_flip
 
-OWN = ("dsa", "idc")  # recipes that a manifest may name
+D3 = "d3"
+OWN = ("dsa", "idc", D3)  # recipes that a manifest may name
 VIEWS = 12_000  # pictures of a training with the smoke recipe, at most
 _EPOCHS = 200
+# of D3's students by decoder, from its commands for 1, 2 and 10 images per class; its ResNet-18 has some of its own
+_D3_RATES = {"small": 5e-2, "medium": 2e-2, "large": 5e-3}
+_D3_RESNET_RATES = {"medium": 1.4e-3}
+_D3_MORE = 1e-4  # which its program adds to each
 
 
 def recipe_name(chosen: str, manifest: Mapping[str, Any]) -> str:
@@ -25,14 +30,50 @@ def recipe_name(chosen: str, manifest: Mapping[str, Any]) -> str:
     return str(named) if chosen == "smoke" and named in OWN else chosen
 
 
-def short_recipe(case: Case, made: Mapping[str, Any]) -> StudentConfig:
+def is_drawn(chosen: str, manifest: Mapping[str, Any]) -> bool:
+    """Whether a set's students train on what its distribution gives (D3), rather than on stored pictures."""
+    return recipe_name(chosen, manifest) == D3 and manifest.get("distribution") is not None
+
+
+def d3_recipe(case: Case, manifest: Mapping[str, Any]) -> StudentConfig:
+    """D3's (Qin et al., arXiv 2403.00999): SGD, 2000 epochs, batches of 256, rate / 10 halfway, DSA.
+
+    The rate is that of the paper's budget with the set's decoder: 0.05 for small, 0.02 for medium, 0.005 for large (for
+    ResNet-18 0.0014 with medium; half the epochs with large), each plus 1e-4.
+
+    Args:
+        case: what is trained.
+        manifest: the set's; a set of pictures is trained on as one with the small decoder.
+    """
+    blocks = (manifest.get("distribution") or {}).get("blocks") or [{}]
+    decoder = str((blocks[0].get("decoder") or {}).get("kind", "small"))
+    resnet = case.student.startswith("resnet18")
+    rate = (_D3_RESNET_RATES if resnet else {}).get(decoder, _D3_RATES[decoder])
+    config = dsa_preset(case, epochs=1000 if resnet and decoder == "large" else 2000, lr=rate + _D3_MORE)
+    made = manifest.get("recipe") or {}
+    if made.get("protocol") != D3:
+        return config
+    strategy = str(made.get("dsa", config.dsa))
+    return replace(
+        config, dsa=without_flip(strategy) if case.digits else strategy,
+        weight_decay=float(made.get("weight_decay", config.weight_decay)),
+    )  # fmt: skip
+
+
+def short_recipe(case: Case, manifest: Mapping[str, Any]) -> StudentConfig:
     """A set's own recipe with at most 200 epochs and 12,000 views.
 
     Args:
         case: what is trained.
-        made: ``recipe`` of the set's manifest: ``protocol``, and the augmentation, weight decay and CutMix that its
+        manifest: the set's. Its ``recipe`` has ``protocol``, and the augmentation, weight decay and CutMix that its
             method trained students with; digits are not mirrored whatever it says.
     """
+    epochs = max(2, min(_EPOCHS, VIEWS // case.count))
+    made = manifest["recipe"]
+    return shortened(d3_recipe(case, manifest) if made["protocol"] == D3 else _own_recipe(case, made), epochs)
+
+
+def _own_recipe(case: Case, made: Mapping[str, Any]) -> StudentConfig:
     config = preset(str(made["protocol"]), case)
     given: dict[str, Any] = {"weight_decay": float(made.get("weight_decay", config.weight_decay))}
     if made["protocol"] == "idc":
@@ -42,17 +83,17 @@ def short_recipe(case: Case, made: Mapping[str, Any]) -> StudentConfig:
         given["dsa"] = str(made.get("dsa", config.dsa))
     if case.digits:
         given |= {name: without_flip(given[name]) for name in OWN if name in given}
-    return shortened(replace(config, **given), max(2, min(_EPOCHS, VIEWS // case.count)))
+    return replace(config, **given)
 
 
-def short_stage(case: Case, sizes: Sequence[int], made: Mapping[str, Any]) -> StudentConfig:
+def short_stage(case: Case, sizes: Sequence[int], manifest: Mapping[str, Any]) -> StudentConfig:
     """`short_recipe` of one stage of several: as many views of all stages together as of the set in one go.
 
     Args:
-        case, made: as there, of the whole set.
+        case, manifest: as there, of the whole set.
         sizes: pictures of an epoch of each stage.
     """
-    whole = short_recipe(case, made)
+    whole = short_recipe(case, manifest)
     return shortened(whole, max(2, whole.epochs * case.count // sum(sizes)))
 
 

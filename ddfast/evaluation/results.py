@@ -124,10 +124,18 @@ def _row(plan: Plan, specs: Sequence[Spec], records: Records) -> dict[str, Any]:
             "steps": round(mean(run["steps"] for run in runs)),
             "flops": runs[0]["flops"],
             "seconds": summary([run["seconds"] for run in runs]),
+            **({"decoding": _decoding(runs)} if "decoding" in runs[0] else {}),
         },
+        **({"label_bytes": round(mean(run["label_bytes"] for run in runs))} if "label_bytes" in runs[0] else {}),
         "recipe": _recipe(plan, first, runs[0]["images"]),
         **_stages(plan, first, runs),
     }
+
+
+def _decoding(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of trainings on a distribution: the share of the time that sampling and decoding took, and the pictures."""
+    share = round(mean(run["decoding"]["share"] for run in runs), 4)
+    return {"share": share, "pictures": runs[0]["decoding"]["pictures"]}
 
 
 def _stages(plan: Plan, spec: Spec, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +16,7 @@ from ddfast.data.space import Space
 from ddfast.data.squares import whole_images
 from ddfast.evaluation.controls import Subset, random_subset
 from ddfast.evaluation.cost import guarded, machine_name, training_flops
+from ddfast.evaluation.drawn import decoding_cost, decoding_record, price, train_drawn
 from ddfast.evaluation.plan import DISTILLED, FULL, RANDOM_BYTES, RANDOM_IMAGES, Plan, Spec, Subject
 from ddfast.evaluation.protocols import full_config
 from ddfast.evaluation.staging import lesson_epochs, lessons_of, views
@@ -47,15 +49,18 @@ class Tests:
     subject: Subject
     space: Space | None = None
     last: Tensor | None = None
+    seconds: float = 0.0
 
     def __call__(self, student: nn.Module) -> float:
         """Accuracy in [0, 1]."""
+        begun = time.perf_counter()
         classes = len(self.subject.distilled.class_names)
         workers = self.plan.decode_workers
         if self.space is not None:
             student = self.space.before(student).to(self.plan.device).eval()
         found = confusion(student, self.plan.validation, self.subject.normalization, classes, workers)
         self.last = found
+        self.seconds += time.perf_counter() - begun
         return float(found.diagonal().sum() / found.sum().clamp(min=1))
 
 
@@ -85,7 +90,9 @@ def run_task(
     Returns:
         A JSON record: ``epochs`` and ``top1`` of the tests (the last is that of the last epoch), ``correct`` and
         ``tested`` per class, ``losses`` per epoch, ``images``, ``bytes``, ``steps``, ``seconds`` on ``machine``,
-        ``flops``; where it went through stages, ``stages`` with ``images``, ``epochs``, ``lr`` and ``top1`` of each.
+        ``flops``; where it went through stages, ``stages`` with ``images``, ``epochs``, ``lr`` and ``top1`` of each; of
+        a distributional set and its controls ``label_bytes``, and ``decoding`` with the ``share`` of the training that
+        sampling and decoding took (tests left out), its ``seconds`` and the ``pictures`` decoded.
 
     Raises:
         NonFiniteLossError: names the task, epoch, step and learning rate.
@@ -108,21 +115,28 @@ def run_task(
             checkpoint=checkpoint, identity={"task": spec.id}, validate=tests,
             test_epochs=test_epochs(ends[-1], plan.tests) | set(ends),
         )  # fmt: skip
+        drawn = spec.images != FULL and plan.drawn(subject)
+        sampled, begun = None, time.perf_counter()
         try:
-            report = _train(plan, spec, subject, student, pictures, recipe, lessons, watch, options)
+            if drawn and isinstance(recipe, StudentConfig):
+                report, sampled = train_drawn(plan, spec, subject, student, pictures, recipe, watch, options)
+            else:
+                report = _train(plan, spec, subject, student, pictures, recipe, lessons, watch, options)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(
                 f"{spec.id}: {error}. Finished students are kept: go on with --resume, or start anew with another --lr"
             ) from error
+        decoding = decoding_record(sampled, time.perf_counter() - begun - tests.seconds)
         if tests.last is None:  # killed between the last epoch and the record
             tests(student)
     last: Any = tests.last
-    live = subject.teacher is not None and spec.labels == "soft" and not _stored(subject, spec)
+    live = subject.teacher is not None and spec.labels == "soft" and not (drawn or _stored(subject, spec))
     teacher = subject.teacher.module if subject.teacher is not None and live else None
     if checkpoint is not None:
         for file in (checkpoint, *(stage_checkpoint(checkpoint, stage) for stage in range(len(lessons or ())))):
             file.unlink(missing_ok=True)
-    seen = recipe.epochs * len(pictures.images) if lessons is None else views(lessons)
+    seen = report_views(plan, spec, subject, len(pictures.images), recipe.epochs) if lessons is None else views(lessons)
+    cost = decoding_cost(plan, subject, spec, recipe) if drawn and isinstance(recipe, StudentConfig) else 0
     return {
         "epochs": [test.epoch for test in report.tested],
         "top1": [test.top1 for test in report.tested],
@@ -134,9 +148,17 @@ def run_task(
         "steps": report.steps,
         "seconds": round(report.seconds, 2),
         "machine": machine_name(plan.device),
-        "flops": guarded(lambda: training_flops(student, size, seen, teacher)),
+        "flops": guarded(lambda: training_flops(student, size, seen, teacher, decoding=cost)),
+        **({"label_bytes": pictures.label_bytes, **decoding} if drawn else {}),
         **({} if lessons is None else {"stages": _stages(lessons, report)}),
     }
+
+
+def report_views(plan: Plan, spec: Spec, subject: Subject, images: int, epochs: int) -> int:
+    """Pictures seen in a training in one go: with a distribution's recipe each stored item counts as it does there."""
+    if spec.images == FULL or not plan.drawn(subject):
+        return epochs * images
+    return epochs * images * plan.pictures_of_epoch(subject) // len(subject.distilled)
 
 
 def _stages(lessons: list[Lesson], report: TrainReport) -> list[dict[str, Any]]:
@@ -151,9 +173,10 @@ def _stages(lessons: list[Lesson], report: TrainReport) -> list[dict[str, Any]]:
 def training_pictures(plan: Plan, subject: Subject, spec: Spec) -> Subset:
     """The pictures a task trains on; a control's draw differs from seed to seed."""
     distilled = subject.distilled
+    paid = price(subject, spec.labels, drawn=plan.drawn(subject))
     if spec.images == DISTILLED:
         made = distilled.decoded()
-        return Subset(made.images, made.labels, subject.storage.total)
+        return Subset(made.images, made.labels, paid.total, paid.label * len(made.labels))
     if plan.train is None:
         raise ValueError(f"train: {spec.images} needs the real set; give it with --train")
     size = int(distilled.images.shape[1])
@@ -162,13 +185,14 @@ def training_pictures(plan: Plan, subject: Subject, spec: Spec) -> Subset:
     if spec.images == RANDOM_IMAGES:
         amount: dict[str, Any] = {"counts": distilled.counts}
     elif spec.images == RANDOM_BYTES:
-        amount = {"budgets": subject.storage.budget}
+        amount = {"budgets": paid.budget}
     else:
         raise ValueError(f"images: got {spec.images!r}, expected a set or one of the controls")
     seed = 1000 * plan.config.seed + spec.seed
     return random_subset(
-        plan.train, subject.train_targets, size, seed=seed, image_format=image_format_of(distilled), **amount
-    )
+        plan.train, subject.train_targets, size, seed=seed, image_format=image_format_of(distilled),
+        label_bytes=paid.label, **amount,
+    )  # fmt: skip
 
 
 def _twin(spec: Spec, subject: Subject, pictures: Subset) -> Spec | None:

@@ -55,24 +55,29 @@ def find_teacher(
     *,
     device: str = "cpu",
     quiet: bool = False,
+    folder: Path | None = None,
 ) -> tuple[Teacher | None, str]:
     """The teacher and, where there is none or it differs from the set's observer, why.
 
     Args:
-        spec: "auto" (the set's observer if it was trained on the source itself, which is repeated here), None or
-            "none", a network's name, or a module or observer.
+        spec: "auto" (the file that the set names as the teacher of its soft labels, in its folder; else its observer if
+            it was trained on the source itself, which is repeated here), None or "none", a network's name or file, or a
+            module or observer.
         weights: file of a named network's weights.
         distilled: the set, whose manifest names its observer.
         train: the real set that an observer is trained on.
         keep: file of weights that an earlier start of this run trained (see `keep_teacher`), or None.
         device: where to train.
         quiet: no progress.
+        folder: of the set; None for one in memory.
 
     Raises:
         ValueError: the network or its weights cannot be had, or its outputs do not fit the set's classes.
     """
     if spec is None or spec == "none":
         return None, "no teacher was asked for"
+    if spec == "auto" and (file := (distilled.manifest.get("soft_labels") or {}).get("teacher")):
+        return _beside(str(file), folder, distilled)
     if spec == "auto":
         return _repeat(distilled, train, keep, device, quiet)
     size = int(distilled.images.shape[1])
@@ -82,6 +87,14 @@ def find_teacher(
         spec, weights=weights, num_classes=None, input_size=size if isinstance(spec, nn.Module) else None
     )
     return _mapped(observer, distilled), ""
+
+
+def _beside(file: str, folder: Path | None, distilled: DistilledSet) -> tuple[Teacher | None, str]:
+    """The teacher of the set's own soft labels (D3)."""
+    if folder is None or not (folder / file).exists():
+        where = "the set was not read from a folder" if folder is None else f"it is not in {folder}"
+        return None, f"the set's teacher, {file}, is not at hand ({where}); name one with --teacher"
+    return _mapped(load_observer(str(folder / file)), distilled), ""
 
 
 def _repeat(

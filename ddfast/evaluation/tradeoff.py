@@ -48,12 +48,14 @@ def _point(row: Mapping[str, Any], stored: int) -> dict[str, Any]:
     own = stored if row["images"] == "distilled" else 0
     soft = row["labels"] == "soft"
     flops = cost["flops"]
+    known = row.get("label_bytes")  # of a distribution's students and their controls, whose bytes are what they use
+    size = row["bytes"] if known is not None or soft else row["bytes"] - own
     return {
         **{key: row[key] for key in ("set", "images", "labels", "student")},
         "top1": {key: row["top1"][key] for key in ("mean", "std")},
         "image_count": row["image_count"],
-        "bytes": round(row["bytes"] - (0 if soft else own), 1),
-        "label_bytes": own if soft else 0,
+        "bytes": round(size, 1),
+        "label_bytes": known if known is not None else own if soft else 0,
         "flops": None if flops is None else sum(int(flops.get(key, 0)) for key in _COUNTED),
         "steps": cost["steps"],
         "seconds": cost["seconds"]["mean"],

@@ -118,7 +118,7 @@ def train_student(
     config = config or StudentConfig()
     images, labels = check_set(student, images, labels, ready=True)
     if images.is_floating_point():
-        _check_ready(config, soft_labels)
+        check_ready(config, soft_labels)
     if config.parity:
         from ddfast.train.parity import train_like_rded
 
@@ -235,7 +235,7 @@ def student_loss(
     return StudentLoss(prepare, hard_score if hard else soft_score, order)
 
 
-def _check_ready(config: StudentConfig, soft_labels: LabelStore | None) -> None:
+def check_ready(config: StudentConfig, soft_labels: LabelStore | None) -> None:
     """Pictures that are the student's input already cannot be cropped and mixed as bytes are."""
     asked = {
         "flip": config.flip, "shift": config.shift, "factor": config.factor > 1, "crop": config.crop,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ddfast.data import open_source
+from ddfast.evaluation.drawn import as_pictures
 from ddfast.evaluation.incremental.config import ContinualConfig, seen_counts
 from ddfast.evaluation.incremental.page import render
 from ddfast.evaluation.incremental.plan import ContinualPlan
@@ -20,7 +21,7 @@ from ddfast.evaluation.plan import Subject, subject_keys
 from ddfast.evaluation.protocols import protocol
 from ddfast.evaluation.recipes import recipe_name
 from ddfast.evaluation.runner import run_plan
-from ddfast.evaluation.storage import measure
+from ddfast.evaluation.storage import is_distribution, measure
 from ddfast.evaluation.students import build_student, parse_students
 from ddfast.evaluation.usage import used
 from ddfast.evaluation.validation import CACHE_FILE, write_cache
@@ -146,6 +147,9 @@ def _run(distilled: Sets, val: Data | None, students: Any, config: ContinualConf
 def _subject(
     key: str, name: str, distilled: DistilledSet, config: ContinualConfig, train: Data | None, notes: list[str]
 ) -> Subject:
+    if is_distribution(distilled):
+        notes.append(f"{name}: students train on the decoded means as pictures.")
+        distilled = as_pictures(distilled)
     kind = distilled.manifest.get("space")
     known = (distilled.manifest.get("source") or {}).get("name")
     source = None
@@ -154,7 +158,7 @@ def _subject(
         source = None if spec is None else open_source(spec)
         notes.append(f"{name}: the whitening (ZCA) was fitted to the pictures of all classes, those to come as well.")
     space = training_space(distilled, source, config.evaluation())
-    if kind is not None and space is None:
+    if kind is not None and space is None and "trained_images" in distilled.extras:
         notes.append(f"{name}: students train on visible pixels; preset dsa takes the images as they were distilled.")
     if (distilled.manifest.get("method") or "") not in ("coreset", "dm", ""):
         notes.append(f"{name}: the images were distilled with all classes at hand, not step by step.")
