@@ -27,14 +27,18 @@ TINY: dict[str, Any] = {
 
 
 def source(each: int = 12, seed: int = 0, classes: int = 6) -> ArraySource:
-    """Classes of 16 x 16 pictures: a colour for every three, bright in the upper or the lower half."""
+    """Classes of 16 x 16 pictures: a colour for every two, bright in the upper or the lower half."""
+    return ArraySource(*arrays(each, seed, classes), NAMES[:classes], name="stripes")
+
+
+def arrays(each: int = 12, seed: int = 0, classes: int = 6) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = np.arange(classes * each) % classes
     images = rng.normal(90, 30, (classes * each, 16, 16, 3))
     for number, label in enumerate(labels):
         half = slice(0, 8) if label % 2 else slice(8, 16)
         images[number, half, :, label // 2 % 3] += 110
-    return ArraySource(images.clip(0, 255).astype(np.uint8), labels, NAMES[:classes], name="stripes")
+    return images.clip(0, 255).astype(np.uint8), labels
 
 
 def d3(out: Path, *, given: ArraySource | None = None, **changes: Any) -> None:

@@ -8,17 +8,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 
 import ddfast
+from ddfast.cli import main
 from ddfast.methods._options import RunOptions
 from ddfast.methods.d3 import D3Config
 from ddfast.methods.d3.block import distil_block
 from ddfast.methods.d3.stored_block import BLOCK_FILE
 from ddfast.runs import RunError
-from tests.methods.d3_case import POINTS, TINY, contents, d3, killed, made, source
+from tests.methods.d3_case import POINTS, TINY, arrays, contents, d3, killed, made, source
 
 OPTIONS = RunOptions(device="cpu", quiet=True)
 
@@ -115,6 +117,22 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=message):
         d3(tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
+
+
+def test_command_line_runs_a_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels = arrays()
+    np.savez(tmp_path / "stripes.npz", images=images, labels=labels)
+    options = {**TINY, "iterations": 1, "test": "none", "only_blocks": "0,1", "device": "cpu"}
+    flags = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    command = ["distill", "d3", "--data", str(tmp_path / "stripes.npz"), "--out", str(tmp_path / "out"), *flags]
+    assert main([*command, "--only-blocks", "1"]) == 0
+    said = capsys.readouterr()
+    assert "block 0" in said.err
+    assert said.out == ""
+    assert main([*command, "--resume"]) == 0
+    assert capsys.readouterr().out.startswith(f"12 images in {tmp_path / 'out'}")
+    assert main([*command, "--resume", "--only-blocks", "7"]) == 1
+    assert "only_blocks: got 7, expected 0 to 1" in capsys.readouterr().err
 
 
 def nan(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
