@@ -61,6 +61,7 @@ def cases(device: str) -> Iterator[Case]:
     yield from _label_cases(device)
     yield from _view_cases(device)
     yield from _siamese_cases(device)
+    yield from _discrepancy_cases(device)
     for dtype in (torch.float32, torch.bfloat16):
         yield from _plane_cases(device, dtype)
 
@@ -96,6 +97,28 @@ def _siamese_cases(device: str) -> Iterator[Case]:
         rows = pack(draw_dsa(name, 3, (19, 33), seed=0), (19, 33)).to(device)
         yield "dsa", name, lambda p=rows: ops.dsa(x, p), 2e-5
         yield "dsa_adjoint", name, lambda p=rows: ops.dsa_adjoint(g, p), 2e-5
+
+
+def _discrepancy_cases(device: str) -> Iterator[Case]:
+    """Values and matrices, and the gradients from the reference's matrices, of odd numbers of points."""
+    generator = torch.Generator().manual_seed(6)
+    sigmas = torch.tensor([[1.0, 4.0]] * 3, device=device)
+    for n, m in ((5, 7), (40, 33)):
+        x, y = (torch.randn(3, k, 67, generator=generator).to(device) * 0.4 for k in (n, m))
+        given = (x, y, sigmas, True, True)
+        with ops.use_backend("reference"):
+            weights = torch.ops.ddfast.mmd(*given, 2)[1]
+
+        def value(given: tuple[Any, ...] = given) -> Tensor:
+            return torch.cat([each.flatten() for each in torch.ops.ddfast.mmd(*given, 2)])
+
+        def gradient(given: tuple[Any, ...] = given, weights: Tensor = weights) -> Tensor:
+            upstream = torch.ones(3, device=weights.device)
+            found = torch.ops.ddfast.mmd_backward(upstream, weights, *given, True)
+            return torch.cat([each.flatten() for each in found])
+
+        yield "mmd", f"{n} and {m} points", value, 1e-5
+        yield "mmd_backward", f"{n} and {m} points", gradient, 1e-5
 
 
 def _plane_cases(device: str, change: torch.dtype) -> Iterator[Case]:

@@ -73,7 +73,7 @@ def _bench(plan: Plan, part: int, name: str, folder: str, seconds: float) -> Ste
 
 
 def _kernels(plan: Plan) -> list[Step]:
-    names = ("multi_crop", "mosaic", "augment_batch", "crop_score", "class_topk", "soft_label_loss", "dsa")
+    names = ("multi_crop", "mosaic", "augment_batch", "crop_score", "class_topk", "soft_label_loss", "dsa", "mmd")
     return [_bench(plan, 2, name.replace("_", "-"), f"benchmarks/ops/bench_{name}.py", 90) for name in names]
 
 

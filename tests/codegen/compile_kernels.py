@@ -84,6 +84,14 @@ def cases() -> Iterator[Case]:
         params = torch.zeros(2, 13, dtype=torch.float64)
         return lambda: run(op, images, params, *([True] if op == "dsa" else []))
 
+    def mmd(op: str, n: int, d: int, dtype: torch.dtype, both: bool = False) -> Callable[[], Any]:
+        x, y = torch.zeros(2, n, d, dtype=dtype), torch.zeros(2, n + 1, d, dtype=dtype)
+        options = (x, y, torch.ones(2, 5), True, True)
+        if op == "mmd":
+            return lambda: run(op, *options, 1 + both)
+        weights = torch.zeros(2, 2 * n + 1 if both else n, 2 * n + 1)
+        return lambda: run(op, torch.ones(2), weights, *options, both)
+
     low = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     for name, dtype in low.items():
         yield f"multi_crop-{name}-planar-112", crop(4, 112, dtype, False)
@@ -98,6 +106,11 @@ def cases() -> Iterator[Case]:
         yield f"{op}-bf16-packed-3x224", siamese(op, 3, 224, torch.bfloat16, True)
         yield f"{op}-fp16-planar-16x24", siamese(op, 16, 24, torch.float16)
         yield f"{op}-fp32-1x1", siamese(op, 1, 1, torch.float32)
+    for op in ("mmd", "mmd_backward"):
+        yield f"{op}-bf16-30x2048", mmd(op, 30, 2048, torch.bfloat16)
+        yield f"{op}-fp32-30x2048", mmd(op, 30, 2048, torch.float32)
+        yield f"{op}-fp16-both-2x1", mmd(op, 2, 1, torch.float16, both=True)
+        yield f"{op}-fp32-both-100x512", mmd(op, 100, 512, torch.float32, both=True)
     yield "multi_crop-fp32-planar-16", crop(4, 16, torch.float32, False)
     yield "multi_crop-bf16-packed-1", crop(1, 1, torch.bfloat16, True)
     yield "augment_batch-bf16-packed-16", views(16, torch.bfloat16, True)

@@ -151,6 +151,22 @@ def _fake_double_backward(
     return torch.empty_like(upstream), torch.empty_like(x), torch.empty_like(y if _[-1] else vector_y)
 
 
+def _triton(*args: Any) -> tuple[Tensor, Tensor]:
+    from ddfast.ops.mmd import triton_kernels
+
+    return triton_kernels.mmd(*args)
+
+
+def _triton_backward(*args: Any) -> tuple[Tensor, Tensor]:
+    from ddfast.ops.mmd import triton_kernels
+
+    return triton_kernels.backward(*args)
+
+
+def _triton_rejects(x: Tensor, *_: Any) -> str:
+    return "float64 is computed by the reference" if x.dtype == torch.float64 else ""
+
+
 _POINTS = "Tensor x, Tensor y, Tensor sigmas, bool unbiased, bool real_term"
 VALUE = _registry.define(f"mmd({_POINTS}, int wanted) -> (Tensor, Tensor)", reference.mmd, fake=_fake)
 GRADIENT = _registry.define(
@@ -166,6 +182,8 @@ _registry.define(
 )
 VALUE.add_backend("cpp", native.value, rejects=native.rejects)
 GRADIENT.add_backend("cpp", native.gradient, rejects=native.rejects_gradient)
+VALUE.add_backend("triton", _triton, rejects=_triton_rejects)
+GRADIENT.add_backend("triton", _triton_backward, rejects=lambda upstream, weights, *args: _triton_rejects(*args))
 
 
 def _keep_value(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
