@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def processes() -> ForkServerContext:
+    """Starts processes that have imported already what a run takes seconds to import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.methods.d3_case", "torch._dynamo"])
+    return context
+
+
 def test_blocks_are_those_that_are_distilled_alone(whole: Path, tmp_path: Path) -> None:
     found = ddfast.load(whole)
     assert found.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
@@ -47,13 +55,11 @@ def test_blocks_are_those_that_are_distilled_alone(whole: Path, tmp_path: Path) 
 
 
 def test_killed_runs_end_in_the_same_bytes(whole: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.methods.d3_case"])
-    out = tmp_path / "killed"
+    context, out = processes(), tmp_path / "killed"
     for point in POINTS:
         process = context.Process(target=killed, args=(str(out), point))
         process.start()
-        process.join(120)
+        process.join(300)
         assert process.exitcode == -9, f"did not come to {point}"
     with pytest.raises(RunError, match="resume"):
         d3(out)
@@ -76,14 +82,13 @@ def test_parts_made_elsewhere_are_merged(whole: Path, tmp_path: Path, capsys: py
 
 
 def test_two_processes_take_a_block_each(whole: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    out = tmp_path / "shared"
-    processes = [context.Process(target=d3, args=(out,), kwargs={"resume": True}) for _ in range(2)]
-    for process in processes:
+    context, out = processes(), tmp_path / "shared"
+    two = [context.Process(target=d3, args=(out,), kwargs={"resume": True}) for _ in range(2)]
+    for process in two:
         process.start()
-    for process in processes:
-        process.join(120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    for process in two:
+        process.join(300)
+    assert [process.exitcode for process in two] == [0, 0]
     assert contents(out) == contents(whole)
 
 
