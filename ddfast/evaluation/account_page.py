@@ -13,6 +13,7 @@ from ddfast.evaluation.tables import table
 
 Report = Mapping[str, Any]
 _PARTS = ("images", "latents", "decoders", "soft labels", "other")
+_SHOWN = 0.02  # share of the time, below which a part is not named
 _STORAGES = {"fp32": "32 bits", "fp16": "16 bits", "int8": "8 bits"}
 
 
@@ -58,24 +59,26 @@ def distillation(report: Report) -> str:
             continue
         shares = sorted(cost["parts"].items(), key=lambda pair: -pair[1])
         whole = sum(cost["parts"].values()) or 1.0
-        where = ", ".join(f"{part} {seconds / whole:.0%}" for part, seconds in shares)
+        where = ", ".join(f"{part} {seconds / whole:.0%}" for part, seconds in shares if seconds >= _SHOWN * whole)
         cells = [_count(cost["iterations"]), _count(cost["steps"]), flops_text(cost["flops"]) if cost["flops"] else "–"]
         cells += ["–" if cost[key] is None else f"{cost[key]:,.1f}" for key in ("seconds", "cpu_seconds")]
-        cells += [escape(cost["machine"] or "–"), escape(where or "–")]
-        body.append(f"<tr><td>{escape(entry['name'])}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+        on = ", ".join(text for text in (cost["machine"], where) if text)
+        name = escape(entry["name"]) + (f"<br><em>{escape(on)}</em>" if on else "")
+        body.append(f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     if not body:
         return ""
-    names = ("making the set", "iterations", "steps", "FLOPs", "seconds", "CPU seconds", "machine", "where")
+    names = ("making the set", "iterations", "steps", "FLOPs", "seconds", "CPU seconds")
     return "<div style='height:14px'></div>" + table("".join(f"<th>{name}</th>" for name in names), body)
 
 
 def pictures(found: Mapping[str, bytes]) -> str:
     """A method's own pictures of its set, with what they show."""
-    return "".join(
+    cards = "".join(
         f"<div class='card'><h3>{escape(PICTURES[name])}</h3><img class='drawn' alt='{escape(PICTURES[name])}' "
         f"src='data:image/png;base64,{base64.b64encode(data).decode()}'></div>"
         for name, data in found.items()
     )
+    return f"<div class='pair drawings'>{cards}</div>" if cards else ""
 
 
 def _count(value: Any) -> str:

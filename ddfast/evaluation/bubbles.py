@@ -22,7 +22,7 @@ from ddfast.evaluation.charts import (
 )
 
 SMALL, LARGE = 4.0, 15.0  # radius in pixels of the least and the largest size
-_LETTER, _LINE = 6.4, 13  # of a label in pixels
+_LETTER, _LINE = 7.3, 13  # of a label in pixels
 _ROOM = 1.5  # beside the outermost points, as a factor
 
 
@@ -83,16 +83,16 @@ def size_scale(sizes: Sequence[float]) -> Callable[[float], float]:
 
 
 def size_legend(sizes: Sequence[float], what: str, text: Callable[[float], str]) -> str:
-    """Circles of the least, the middle and the largest size with their values."""
+    """Circles of the least and the largest size with their values."""
     low, high = min(sizes), max(sizes)
     scale = size_scale(sizes)
-    shown = [low] if high / low < 1.05 else [low, math.sqrt(low * high), high]
+    shown = [low] if high / low < 1.05 else [low, high]
     items = "".join(
         f'<span><i class="ring" style="width:{2 * scale(s):.0f}px;height:{2 * scale(s):.0f}px"></i>'
         f"{escape(text(s))}</span>"
         for s in shown
     )
-    return f'<div class="legend"><span>marker size: {escape(what)}</span>{items}</div>'
+    return f'<div class="legend"><span>marker area, logarithmic: {escape(what)}</span>{items}</div>'
 
 
 def _marked(bubble: Bubble, spot: tuple[float, float, float], y_axis: Axis) -> str:

@@ -90,7 +90,8 @@ def per_class(report: Report) -> str:
     if not found:
         return ""
     names = report["class_names"]
-    caption = f"{report['students'][0]['label']}, {own} labels, mean over students, in %."
+    name = f"{report['sets'][0]['name']}: " if len(report["sets"]) > 1 else ""
+    caption = f"{name}{report['students'][0]['label']}, {own} labels, mean over students, in %."
     if len(names) <= _BARS:
         series = [Series(text, tone, [], values) for text, tone, values in found]
         drawn = bar_chart(names, series, title="Accuracy of each class")

@@ -14,8 +14,8 @@ from ddfast.store import DistilledSet
 # file in the folder of a distributional set (D3), and what it shows
 PICTURES = {
     "means.png": "The mean of every class: its first prior's, decoded",
-    "samples.png": "A class a row: the mean of its first prior, then samples of its priors",
     "interpolation.png": "Between four classes: their means in the corners, straight lines in latent space between",
+    "samples.png": "A class a row: the mean of its first prior, then samples of its priors",
 }
 _LARGEST = 6 << 20  # bytes of a picture that still goes into the page
 _NUMBERS = ("steps", "flops", "seconds")

@@ -89,7 +89,8 @@ def _tiles(report: Report) -> str:
     control = find_row(rows, one["key"], "random-images", own, student)
     tiles = []
     if best is not None:
-        tiles.append((tables.percent(best["top1"]), f"distilled, {own} labels"))
+        name = f"{one['name']}: " if len(report["sets"]) > 1 else ""
+        tiles.append((tables.percent(best["top1"]), f"{name}distilled, {own} labels"))
         if control is not None:
             gain = 100 * (best["top1"]["mean"] - control["top1"]["mean"])
             tiles.append((f"{gain:+.1f} <small>points</small>", "over as many random real pictures"))

@@ -36,11 +36,12 @@ def points_table(report: Report) -> str:
     for point in report["tradeoff"]:
         where = f"{names[point['set']]}: " if len(names) > 1 else ""
         own = " class='own'" if point["images"] == "distilled" else ""
-        words = f"<em>{escape(labels[point['student']])}, {point['labels']} labels</em>"
-        soft = f" <em>{size_text(point['label_bytes'])} of labels</em>" if point["label_bytes"] else ""
+        student = f"{labels[point['student']]}, " if len(labels) > 1 else ""
+        words = f"<em>{escape(student)}{point['labels']} labels</em>"
+        soft = f"<br><em>{size_text(point['label_bytes'])} of labels</em>" if point["label_bytes"] else ""
         row = _row_of(report, point)
         body.append(
-            f"<tr{own}><td>{escape(where + KINDS[point['images']][0])} {words}</td>"
+            f"<tr{own}><td>{escape(where + KINDS[point['images']][0])}<br>{words}</td>"
             f"<td>{percent(point['top1'], small=False)}</td><td>{size_text(point['bytes'])}{soft}</td>"
             f"<td>{_flops(point['flops'])}</td><td>{_flops(row.get('decoding'))}</td><td>{_flops(row.get('teacher'))}"
             f"</td><td>{point['steps']:,}</td><td>{point['seconds']:.1f}</td></tr>"
@@ -82,8 +83,8 @@ def _pair(report: Report, points: Sequence[Report], suffix: str) -> str:
     cards = [
         f"<div class='card'><h3>{heading}{escape(suffix)}</h3>{chart}{legend}</div>"
         for heading, chart, legend in (
-            ("Accuracy by storage", by_bytes, size_legend(costs, what, text)),
-            ("Accuracy by training cost", by_cost, size_legend(sizes, "bytes with labels", size_text)),
+            ("Accuracy by storage", by_bytes, size_legend(costs, "FLOPs" if flops else "seconds", text)),
+            ("Accuracy by training cost", by_cost, size_legend(sizes, "bytes", size_text)),
         )
     ]
     return f"<div class='pair'>{''.join(cards)}</div>{_key(report, points)}"
