@@ -47,7 +47,7 @@ def d3_recipe(case: Case, manifest: Mapping[str, Any]) -> StudentConfig:
     """
     blocks = (manifest.get("distribution") or {}).get("blocks") or [{}]
     decoder = str((blocks[0].get("decoder") or {}).get("kind", "small"))
-    resnet = case.student.startswith("resnet18")
+    resnet = case.student.startswith(("resnet18", "resnetap18"))
     rate = (_D3_RESNET_RATES if resnet else {}).get(decoder, _D3_RATES[decoder])
     config = dsa_preset(case, epochs=1000 if resnet and decoder == "large" else 2000, lr=rate + _D3_MORE)
     made = manifest.get("recipe") or {}

@@ -64,7 +64,9 @@ def latent_set(storage: str) -> DistilledSet:
     made = Distribution(blocks)
     pixels = made.means().mul(40).add(120).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     extras = {**made.tensors(storage), "soft_logits": torch.randn(6, 3)}
-    return DistilledSet(pixels, labels, NAMES, {"distribution": made.as_json(storage)}, extras)
+    recipe = {"protocol": "d3", "weight_decay": 5e-4, "dsa": "color"}
+    manifest = {"distribution": made.as_json(storage), "space": "normalized", "recipe": recipe}
+    return DistilledSet(pixels, labels, NAMES, manifest, extras)
 
 
 @pytest.mark.parametrize("storage", ["fp32", "fp16", "int8"])

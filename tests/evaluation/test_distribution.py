@@ -199,7 +199,8 @@ def test_a_set_made_of_means_is_judged_by_them_and_another_recipe_takes_pictures
     for kind, rate in (("medium", 0.0014), ("large", 0.005)):
         blocks = made.manifest["distribution"]["blocks"]
         blocks[0]["decoder"] = DecoderConfig(kind, 32).as_json()
-        assert plans["d3"].recipe(replace(spec, student="resnet18_instance")).lr == pytest.approx(rate + 1e-4)
+        for student in ("resnet18_instance", "resnetap18"):
+            assert plans["d3"].recipe(replace(spec, student=student)).lr == pytest.approx(rate + 1e-4)
     assert default_student("smoke", [made.manifest]) == "conv2_instance"
     assert price(subject, "soft", drawn=True).label == 6
     with pytest.raises(ValueError, match=r"fresh: got 'often', expected one of epoch, batch, none"):

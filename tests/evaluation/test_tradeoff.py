@@ -17,7 +17,7 @@ from ddfast.evaluation.bubbles import LARGE, SMALL, Bubble, bubble_chart, size_s
 from ddfast.evaluation.charts import HEIGHT, WIDTH, flops_text, size_text
 from ddfast.evaluation.made import distillation_cost, set_folders, set_pictures
 from ddfast.evaluation.tradeoff import drawn
-from tests.evaluation.eval_case import SETTINGS, saved_set, small_set, source
+from tests.evaluation.eval_case import SETTINGS, SIDE, saved_set, small_set, source
 from tests.evaluation.test_accounting import latent_set
 
 
@@ -53,12 +53,15 @@ def test_points_hold_all_three_values_of_each_row(compared: tuple[Path, Evaluati
         assert (point["steps"], point["seconds"]) == (row["cost"]["steps"], row["cost"]["seconds"]["mean"])
         if row["images"] != "distilled":
             assert (point["bytes"], point["label_bytes"]) == (row["bytes"], 0)
+        elif row["set"] == "set1":
+            assert point["flops"] > row["cost"]["flops"]["student"]  # decoding
     latents = report["sets"][0]["storage"]
     soft = 4 * 6 * 3
     assert points["set1", "distilled", "hard"]["bytes"] == latents["bytes"]["total"] - soft
-    if ("set1", "distilled", "soft") in points:
-        assert points["set1", "distilled", "soft"]["bytes"] == latents["bytes"]["total"]
-        assert points["set1", "distilled", "soft"]["label_bytes"] == soft
+    own = points["set1", "distilled", "soft"]
+    assert (own["bytes"], own["label_bytes"]) == (latents["bytes"]["total"], soft)
+    paid = points["set1", "random-bytes", "hard"]
+    assert paid["bytes"] <= points["set1", "distilled", "hard"]["bytes"] < paid["bytes"] + 3 * SIDE**2
     assert report["machine"]["name"]
 
 
