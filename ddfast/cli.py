@@ -123,7 +123,7 @@ def _add_distill(commands: Any) -> None:
         )
         one.add_argument("--json", action="store_true", help="print the summary as JSON")
         _add_fields(one.add_argument_group("what is distilled"), method.config_class)
-        _add_fields(one.add_argument_group("how it is run"), RunOptions)
+        _add_fields(one.add_argument_group("how it is run"), RunOptions, method=name)
         one.set_defaults(method=name, fields=(*_names(method.config_class), *_names(RunOptions)))
 
 
@@ -248,14 +248,19 @@ def _names(config_class: type) -> list[str]:
     return [f.name for f in _fields(config_class)]
 
 
-def _add_fields(group: Any, config_class: type) -> None:
-    """One flag per dataclass field; a flag that is not given leaves the preset's (or default) value alone."""
+def _add_fields(group: Any, config_class: type, method: str | None = None) -> None:
+    """One flag per dataclass field; a flag that is not given leaves the preset's (or default) value alone.
+
+    A field for some methods only is taken from others too, as scripts give the same options to all, but their help does
+    not list it.
+    """
     hints = typing.get_type_hints(config_class)
     for f in _fields(config_class):
         flag = "--" + f.name.replace("_", "-")
         kind = hints[f.name]
         text = f"{f.metadata['help']} (default: {f.default})".replace("%", "%%")
-        common = {"dest": f.name, "default": argparse.SUPPRESS, "help": text}
+        listed = method is None or method in f.metadata.get("methods", (method,))
+        common = {"dest": f.name, "default": argparse.SUPPRESS, "help": text if listed else argparse.SUPPRESS}
         if bool in (kind, *typing.get_args(kind)):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif any(typing.get_origin(each) is Mapping for each in (kind, *typing.get_args(kind))):

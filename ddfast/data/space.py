@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +13,47 @@ from ddfast._types import IMAGENET, Normalization
 from ddfast.data.whitening import ZCA
 
 CIFAR = Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+SVHN = Normalization((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
+MNIST = Normalization((0.1307,) * 3, (0.3081,) * 3)
+FASHION_MNIST = Normalization((0.2861,) * 3, (0.3530,) * 3)
+# What a source's name begins with, in lower case, without - and _: the constants of the programs of DC, DSA, DM, MTT
+# and IDC, which take CIFAR-10's for CIFAR-100 and ImageNet's for Tiny-ImageNet
+_KNOWN = {
+    "cifar": CIFAR, "svhn": SVHN, "mnist": MNIST, "fashion": FASHION_MNIST, "fmnist": FASHION_MNIST, "tiny": IMAGENET,
+    "imagenet": IMAGENET,
+}  # fmt: skip
+_WORDNET = re.compile(r"n\d{8}")
+_ROWS = 4096
+
+
+def known_normalization(source_name: str, class_names: Sequence[str] = ()) -> Normalization | None:
+    """The field's constants for a source of this name; ImageNet's where all classes are WordNet ids; else None."""
+    name = re.sub(r"[-_ ]", "", source_name.lower())
+    for begin, constants in _KNOWN.items():
+        if name.startswith(begin):
+            return constants
+    return IMAGENET if class_names and all(map(_WORDNET.fullmatch, class_names)) else None
+
+
+def measured_normalization(images: Tensor) -> Normalization:
+    """Mean and standard deviation of each channel of pictures, uint8 [N, H, W, 3], in [0, 1], to four digits.
+
+    Sums are of whole numbers, so that every machine finds the same. A deviation is at least 1/255.
+
+    Raises:
+        ValueError: no pixels.
+    """
+    if not images.numel():
+        raise ValueError(f"images: got shape {list(images.shape)}, expected at least one picture")
+    total, square = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    for part in images.split(_ROWS):
+        values = part.reshape(-1, 3).to(torch.int32)
+        total, square = total + values.sum(0), square + values.square().sum(0)
+    count = images.numel() // 3
+    mean = total.double() / count / 255
+    spread = (square.double() / count / 255**2 - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
+    first, second = ([round(float(value), 4) for value in each] for each in (mean, spread))
+    return Normalization((first[0], first[1], first[2]), (second[0], second[1], second[2]))
 
 
 @dataclass(frozen=True)
@@ -21,12 +64,17 @@ class Space:
     zca: ZCA | None = None
 
     @classmethod
-    def of(cls, source_name: str, images: Tensor, *, zca: bool) -> Space:
+    def of(
+        cls, source_name: str, images: Tensor, *, zca: bool, class_names: Sequence[str] = (), measured: bool = False
+    ) -> Space:
         """Fitted to all training pictures of a set, uint8 [N, H, W, 3].
 
-        The constants of a normalisation are CIFAR's where it is CIFAR, else ImageNet's.
+        The constants of a normalisation are those of the field where it has some (`known_normalization`), else with
+        ``measured`` those of the pictures, without it ImageNet's.
         """
-        normalization = CIFAR if source_name.startswith("cifar") else IMAGENET
+        normalization = known_normalization(source_name, class_names)
+        if normalization is None:
+            normalization = measured_normalization(images) if measured else IMAGENET
         return cls(normalization, ZCA.fit(images) if zca else None)
 
     def apply(self, images: Tensor) -> Tensor:

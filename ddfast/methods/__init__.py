@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +88,7 @@ def distill_to(
 ) -> None:
     """:func:`distill` without reading the result back, so that memory does not grow with it."""
     from ddfast.data import open_source
+    from ddfast.runs import RunError
 
     chosen = get_method(method)
     run_fields = {f.name for f in dataclasses.fields(RunOptions)}
@@ -93,4 +96,20 @@ def distill_to(
     named = observer if isinstance(observer, str) or observer is None else None
     values = {k: v for k, v in settings.items() if k not in run_fields}
     config = chosen.configure(preset, **({"observer": named} if named else {}), **values)
-    chosen.run(open_source(source), Path(out), config, options, observer=None if named else observer)
+    options.torch_device()  # refuses a device that is not there, before there is a folder
+    with _naming("source (--data)", (ValueError, TypeError, FileNotFoundError)):
+        opened = open_source(source)
+    with _naming("out", (RunError,), str(Path(out))):
+        chosen.run(opened, Path(out), config, options, observer=None if named else observer)
+
+
+@contextmanager
+def _naming(argument: str, kinds: tuple[type[Exception], ...], begin: str = "") -> Iterator[None]:
+    """Puts the argument's name in front of messages that begin otherwise, such as with the folder it names."""
+    try:
+        yield
+    except kinds as error:
+        text = error.args[0] if len(error.args) == 1 else None
+        if isinstance(text, str) and (text.startswith(f"{begin}:") if begin else not text.startswith(argument)):
+            error.args = (f"{argument}: {text}",)
+        raise

@@ -87,6 +87,7 @@ def run_matching(
     if observer is not None:
         raise ValueError(f"observer: got one, but {method} has none; the networks it needs are trained")
     refuse_occupied(out, resume=options.resume, overwrite=options.overwrite)
+    require_classes(source, config.fewest_classes, method)
     require_images(source, config.ipc, f"ipc={config.ipc}")
     settings = {
         "method": method,
@@ -98,11 +99,20 @@ def run_matching(
     ) as ledger:
         if not ledger.finished():
             timings = Timings(out / TIMINGS_FILE)
-            problem = Problem(source, config, options, method, timings=timings)
+            problem = Problem(source, config, options, method, timings=timings, measured=True)
             _distill(method, problem, out, options, make_matcher, ledger)
             show_timings(timings, method, options)
         ledger.finish()
     (out / CHECKPOINT).unlink(missing_ok=True)  # here, so that a run killed just before it leaves none for good
+
+
+def require_classes(source: Source, fewest: int, method: str) -> None:
+    """ValueError for a source with fewer classes than a method can match."""
+    if len(source.class_names) < fewest:
+        raise ValueError(
+            f"source (--data): {source.name} has {len(source.class_names)} class, but {method} needs {fewest} or more: "
+            "the cross-entropy of a network with one output is always 0, and so are all gradients"
+        )
 
 
 def _distill(

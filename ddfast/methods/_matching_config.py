@@ -60,6 +60,8 @@ class MatchingConfig:
     }  # fmt: skip
     # fields that do not change what comes out
     indifferent: ClassVar[tuple[str, ...]] = ("preset",)
+    # classes that a source must have: of one alone there is nothing to learn
+    fewest_classes: ClassVar[int] = 2
     # whether the images as they were trained are kept beside their pixels
     keeps_floats: ClassVar[bool] = True
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import numbers
+import os
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,24 +15,54 @@ def option(default: Any, help: str, **extra: Any) -> Any:
     return field(default=default, metadata={"help": help, **extra})
 
 
+# methods that an option is for, where it is not for all
+_OBSERVED, _STREAMED = ("rded",), ("rded", "coreset")
+
+
+def check_types(config_class: type, values: Mapping[str, Any]) -> None:
+    """Refuses values of another type than their fields have, before anything is compared or computed with them.
+
+    Raises:
+        TypeError: names field, value and expected type.
+    """
+    hints = typing.get_type_hints(config_class)
+    for name, value in values.items():
+        kinds = [kind for kind in (typing.get_args(hints.get(name)) or (hints.get(name),)) if kind in _FITS]
+        if value is not None and kinds and not any(_FITS[kind][0](value) for kind in kinds):
+            raise TypeError(f"{name}: got {value!r}, expected {' or '.join(_FITS[kind][1] for kind in kinds)}")
+
+
+_FITS: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    bool: (lambda value: isinstance(value, bool), "True or False"),
+    int: (lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool), "a whole number"),
+    float: (lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool), "a number"),
+    str: (lambda value: isinstance(value, (str, os.PathLike)), "text"),
+}
+
+
 @dataclass(frozen=True)
 class RunOptions:
-    """Options shared by all methods."""
+    """Options shared by all methods; those that name some ``methods`` do nothing in others."""
 
     device: str = option("auto", "cpu, cuda, cuda:N or auto")
-    engine: str = option("auto", "observer forward: auto, torch, compile or openvino")
-    stream: str = option("auto", "image decoding: auto, threads, dali or torch")
-    workers: int | None = option(None, "decoding threads; 0 decodes in the main thread (default: one a core)")
-    batch_images: int | None = option(None, "source images a forward batch (default: 32, on a GPU 128)")
-    constant_frame_skip: bool = option(True, "compute only what the patch can influence (exact)")
+    engine: str = option("auto", "observer forward: auto, torch, compile or openvino", methods=_OBSERVED)
+    stream: str = option("auto", "image decoding: auto, threads, dali or torch", methods=_STREAMED)
+    workers: int | None = option(
+        None, "decoding threads; 0 decodes in the main thread (default: one a core)", methods=_STREAMED
+    )
+    batch_images: int | None = option(
+        None, "source images a forward batch (default: 32, on a GPU 128)", methods=_OBSERVED
+    )
+    constant_frame_skip: bool = option(True, "compute only what the patch can influence (exact)", methods=_OBSERVED)
     resume: bool = option(False, "go on with the run in the output folder")
     overwrite: bool = option(False, "replace the run in the output folder")
-    strict: bool = option(False, "stop at the first unreadable file instead of skipping it")
-    check_classes: bool = option(True, "compare the observer's class order with the source's first")
+    strict: bool = option(False, "stop at the first unreadable file instead of skipping it", methods=_STREAMED)
+    check_classes: bool = option(True, "compare the observer's class order with the source's first", methods=_OBSERVED)
     quiet: bool = option(False, "no progress, no report")
     on_progress: Callable[..., None] | None = field(default=None, metadata={"cli": False})
 
     def __post_init__(self) -> None:
+        check_types(type(self), vars(self))
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers: got {self.workers}, expected 0 or more")
         if self.batch_images is not None and self.batch_images < 1:

@@ -35,6 +35,8 @@ class Problem:
         stream: begins the names of the random streams (held-out pictures, initial images): the method's name.
         ipc: images per class in all; None for the config's.
         timings: of the run; None for ones that nothing reads.
+        measured: a source without constants of its own (`Space.of`) is normalised by those of its pictures; else by
+            ImageNet's.
         numbers: of the source's classes in those streams, where it is a part of a larger set; None for 0, 1, ...
 
     Raises:
@@ -43,7 +45,7 @@ class Problem:
 
     def __init__(
         self, source: Source, config: MatchingConfig, options: RunOptions, stream: str, ipc: int | None = None,
-        timings: Timings | None = None, numbers: Sequence[int] | None = None,
+        timings: Timings | None = None, numbers: Sequence[int] | None = None, measured: bool = False,
     ) -> None:  # fmt: skip
         self.source, self.config, self.stream = source, config, stream
         self.timings = timings or Timings()
@@ -52,16 +54,18 @@ class Problem:
         self.device = options.torch_device()
         self.net = config.net(len(self.class_names))
         with self.timings.part("pictures"):
-            self._read(config.ipc if ipc is None else ipc)
+            self._read(config.ipc if ipc is None else ipc, measured)
         self.pool: Tensor | None = None
 
-    def _read(self, ipc: int) -> None:
+    def _read(self, ipc: int, measured: bool) -> None:
         most = max(map(self.source.count, range(len(self.class_names))))
         pictures, labels = whole_images(self.source, self.config.size, most)
         held = self._held_out(labels)
         self.pictures, self.labels = (pictures[~held], labels[~held]) if held.any() else (pictures, labels)
         self._check_counts(ipc)
-        self.space = Space.of(self.source.name, pictures, zca=self.config.zca)
+        self.space = Space.of(
+            self.source.name, pictures, zca=self.config.zca, class_names=self.class_names, measured=measured
+        )
         self.test = self.space.apply(pictures[held]).to(self.device)
         self.test_labels = labels[held].to(self.device)
         self.fingerprint = set_fingerprint(self.pictures, self.labels)

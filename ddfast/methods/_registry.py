@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ddfast.methods._options import check_types
+
 # One file or package a method; imported on first use so that `import ddfast.methods` stays cheap.
 _BUILT_IN = ("coreset", "d3", "dc", "dm", "dsa", "idc", "mtt", "pdd", "rded")
 
@@ -41,6 +43,7 @@ class Method:
             near = difflib.get_close_matches(unknown[0], known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; options: {', '.join(sorted(known))}"
             raise TypeError(f"{self.name} has no option {unknown[0]!r}{hint}")
+        check_types(self.config_class, values)
         chosen = dict(self.presets[preset]) if preset else {}
         if preset and "preset" in known:
             chosen["preset"] = preset

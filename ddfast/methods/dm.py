@@ -35,6 +35,7 @@ class DMConfig(MatchingConfig):
     eval_every: int = option(2000, "iterations between two tests")
 
     counts: ClassVar[tuple[str, ...]] = (*MatchingConfig.counts, "batch_real")
+    fewest_classes: ClassVar[int] = 1  # features are matched, not gradients
 
 
 # The authors' rate of the images is 1, and 10 from 100 images per class on.

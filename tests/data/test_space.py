@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddfast.data.space import CIFAR, Space
+from ddfast._types import IMAGENET
+from ddfast.data.space import CIFAR, Space, known_normalization, measured_normalization
 from ddfast.train.augment import normalize
 
 
@@ -35,4 +36,25 @@ def test_a_student_behind_it_takes_normalised_pictures(images: Tensor, zca: bool
 
 def test_constants_by_name(images: Tensor) -> None:
     assert Space.of("cifar100", images, zca=False).normalization == CIFAR
-    assert Space.of("tiny", images, zca=False).normalization.mean == (0.485, 0.456, 0.406)
+    assert Space.of("tiny-imagenet", images, zca=False).normalization.mean == (0.485, 0.456, 0.406)
+    for name, mean in (("mnist5k", 0.1307), ("Fashion-MNIST", 0.2861), ("fmnist", 0.2861), ("SVHN:test", 0.4377)):
+        known = known_normalization(name)
+        assert known is not None
+        assert known.mean[0] == mean
+    assert known_normalization("train", ("n01440764", "n02102040")) == IMAGENET
+    assert known_normalization("train", ("n01440764", "cat")) is None
+    assert known_normalization("my_folder") is None
+    assert Space.of("my_folder", images, zca=False).normalization == IMAGENET
+
+
+def test_constants_of_the_pictures() -> None:
+    images = torch.randint(0, 256, (5000, 3, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images[..., 1] //= 2
+    images[..., 2] = 255
+    found = Space.of("my_folder", images, zca=False, measured=True).normalization
+    values = images.reshape(-1, 3).double() / 255
+    assert found.mean == pytest.approx(values.mean(0).tolist(), abs=5.1e-5)
+    assert found.std[:2] == pytest.approx(values.std(0, correction=0)[:2].tolist(), abs=5.1e-5)
+    assert found.std[2] == round(1 / 255, 4)
+    with pytest.raises(ValueError, match=r"images: got shape \[0, 3, 4, 3\], expected at least one picture"):
+        measured_normalization(images[:0])

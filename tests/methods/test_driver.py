@@ -32,7 +32,7 @@ def drift(out: Path, **changes: Any) -> ddfast.DistilledSet:
 
 def test_result_is_the_loop_written_out(tmp_path: Path) -> None:
     made = drift(tmp_path / "out", ipc=2)
-    problem = Problem(source(), DriftConfig(**SETTINGS, ipc=2), RunOptions(device="cpu"), "drift")
+    problem = Problem(source(), DriftConfig(**SETTINGS, ipc=2), RunOptions(device="cpu"), "drift", measured=True)
     real, _ = problem.real()
     images, labels = problem.initial(real)
     losses = []

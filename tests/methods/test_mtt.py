@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ddfast
-from ddfast.data.space import Space
+from ddfast.data.space import Space, measured_normalization
+from ddfast.data.squares import whole_images
 from ddfast.methods import _matching_config, get_method
 from ddfast.methods.mtt import PRESETS, MTTConfig, pipeline
 from ddfast.nets.flat_convnet import FlatConvNet
@@ -173,8 +174,8 @@ def test_run_and_resume_end_in_the_same_set(tmp_path: Path, monkeypatch: pytest.
     assert [test["iteration"] for test in whole.manifest["tests"]] == [2, 4, 6]
     assert (tmp_path / "whole/images_00006.png").exists()
     assert not (tmp_path / "whole/checkpoint.pt").exists()
-    space = Space.of("colours", whole.images, zca=False)
-    assert torch.equal(space.invert(whole.extras["trained_images"]), whole.images)
+    assert whole.normalization == measured_normalization(whole_images(source(), 8, 20)[0])
+    assert torch.equal(Space(whole.normalization).invert(whole.extras["trained_images"]), whole.images)
 
 
 @pytest.mark.parametrize("zca", [True, False])

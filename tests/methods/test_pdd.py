@@ -70,7 +70,7 @@ def second_stage(out: Path, dsa: str) -> tuple[Tensor, float, list[float]]:
     real pictures, and three iterations on both sets of which only the second moves."""
     made = ddfast.load(out)
     problem = Problem(source(), get_method("mtt").configure(None, **{**MTT, "ipc": 2, "test": "none"}),
-                      RunOptions(device="cpu"), "mtt")  # fmt: skip
+                      RunOptions(device="cpu"), "mtt", measured=True)  # fmt: skip
     real, labels = problem.real()
     first, classes = trained(made, 0).double(), torch.arange(3).repeat_interleave(2)
     origins = TrajectoryStore.open(out / "stages/0/experts")
@@ -113,7 +113,8 @@ def test_second_stage_is_that_of_the_transcription(tmp_path: Path) -> None:
     made = pdd(tmp_path / "out", options={"iterations": 3, "test": "none", "dsa": dsa})
     images, rate, losses = second_stage(tmp_path / "out", dsa)
     assert made.manifest["losses"][1] == pytest.approx(losses, rel=1e-3)
-    begun = Problem(source(), DriftConfig(**{**SETTINGS, "ipc": 2, "test": "none"}), RunOptions(device="cpu"), "mtt")
+    base = DriftConfig(**{**SETTINGS, "ipc": 2, "test": "none"})
+    begun = Problem(source(), base, RunOptions(device="cpu"), "mtt", measured=True)
     moved = images - begun.initial(begun.real()[0], 1)[0]
     assert moved.abs().max() > 0.01
     difference = trained(made, 1).double() - images

@@ -87,7 +87,7 @@ def _count(
     depth = max(1, min(5, config.size.bit_length() - 3))  # 3 for 32 pixels, 4 for 64, 5 from 128 on
     net = FlatConvNet(len(source.class_names), config.size, depth=depth, width=config.forgetting_width)
     recipe = ExpertConfig(config.forgetting_networks, config.forgetting_epochs, dsa=config.dsa, seed=config.seed)
-    space = Space.of(source.name, images, zca=False)
+    space = Space.of(source.name, images, zca=False, class_names=source.class_names)
     train_experts(
         net, space.apply(images), labels, recipe, out, pictures=digest, device=options.torch_device(), forgetting=True,
         quiet=options.quiet,

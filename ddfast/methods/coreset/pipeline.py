@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ddfast._types import IMAGENET
 from ddfast.data import CropRequest, Source, Stream, open_stream, require_images
-from ddfast.data.space import CIFAR
+from ddfast.data.space import known_normalization
 from ddfast.methods._observer import observer_names, open_observer
 from ddfast.methods._options import RunOptions
 from ddfast.methods._output import class_tasks, finish_classes, image_format
@@ -222,7 +222,7 @@ def _manifest(
     if observer is not None:
         normalization = observer.normalization
     else:
-        normalization = CIFAR if source.name.startswith("cifar") else IMAGENET
+        normalization = known_normalization(source.name, source.class_names) or IMAGENET
     described = assemble_manifest(
         records,
         class_names=source.class_names,

@@ -19,6 +19,7 @@ from ddfast.methods._driver import (
     HasStarts,
     Loop,
     loss_curve,
+    require_classes,
     show_timings,
 )
 from ddfast.methods._options import RunOptions
@@ -48,6 +49,7 @@ def run(source: Source, out: Path, config: PDDConfig, options: RunOptions, obser
     if observer is not None:
         raise ValueError("observer: got one, but pdd has none; the networks it needs are trained")
     refuse_occupied(out, resume=options.resume, overwrite=options.overwrite)
+    require_classes(source, max(config.base_config.fewest_classes, 2 if config.transition else 1), "pdd")
     require_images(source, config.ipc, f"stages={config.stages} with ipc_per_stage={config.ipc_per_stage}")
     settings = {
         "method": "pdd",
@@ -86,7 +88,9 @@ class _Run:
         self.out, self.config, self.options, self.ledger = out, config, options, ledger
         self.base = config.base_config
         self.title, self.timings = f"pdd over {config.base}", Timings(out / TIMINGS_FILE)
-        self.problem = Problem(source, self.base, options, config.base, ipc=config.ipc, timings=self.timings)
+        self.problem = Problem(
+            source, self.base, options, config.base, ipc=config.ipc, timings=self.timings, measured=True
+        )
         self.transition = Transition(
             self.base, self.problem.net, config.transition_epochs, self.problem.device, self.timings
         )
