@@ -11,6 +11,7 @@ import torch
 from ddfast.evaluation.accounting import account, soft_bytes
 from ddfast.evaluation.cost import decoding_flops, training_flops
 from ddfast.evaluation.storage import Storage, measure
+from ddfast.evaluation.students import build_student
 from ddfast.nets.decoder import DecoderConfig, make_decoder
 from ddfast.store import DistilledSet, LabelStore, load
 from ddfast.train.latent.distribution import Distribution, LatentBlock
@@ -131,3 +132,13 @@ def test_decoding_is_part_of_what_a_training_costs() -> None:
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIDE**2, 3))
     cost = training_flops(net, SIDE, 100, decoding=11)
     assert cost["total"] == 300 * cost["forward"] + 11
+
+
+def test_training_costs_of_the_paper() -> None:
+    """2000 epochs of 1000 means and as many samples, a ConvNet-4 of 64 pixels: four million pictures, 5.1 PFLOP."""
+    views = 2000 * 2 * 1000
+    decoding = decoding_flops(described("small", 5, 1).manifest, 2001)
+    cost = training_flops(build_student("conv4_instance", 1000, 64, seed=0), 64, views, decoding=decoding)
+    assert round(cost["student"] / 1e15, 1) == 5.1
+    assert cost["total"] - cost["student"] == 2001 * 1000 * 2 * DecoderConfig("small", 64).macs
+    assert 0.02 < decoding / cost["student"] < 0.03
