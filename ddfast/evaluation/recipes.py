@@ -11,8 +11,8 @@ from ddfast.train.presets import Case, dsa_preset, preset, without_flip
 
 D3 = "d3"
 OWN = ("dsa", "idc", D3)  # recipes that a manifest may name
-VIEWS = 12_000  # pictures of a training with the smoke recipe, at most
-_EPOCHS = 200
+VIEWS = 12_000  # pictures of a training with the smoke recipe itself, at most
+_EPOCHS, _VIEWS = 200, 4000  # of a set's own recipe, shortened, at most
 # of D3's students by decoder, from its commands for 1, 2 and 10 images per class; its ResNet-18 has some of its own
 _D3_RATES = {"small": 5e-2, "medium": 2e-2, "large": 5e-3}
 _D3_RESNET_RATES = {"medium": 1.4e-3}
@@ -61,14 +61,14 @@ def d3_recipe(case: Case, manifest: Mapping[str, Any]) -> StudentConfig:
 
 
 def short_recipe(case: Case, manifest: Mapping[str, Any]) -> StudentConfig:
-    """A set's own recipe with at most 200 epochs and 12,000 views.
+    """A set's own recipe with at most 200 epochs and 4,000 views.
 
     Args:
         case: what is trained.
         manifest: the set's. Its ``recipe`` has ``protocol``, and the augmentation, weight decay and CutMix that its
             method trained students with; digits are not mirrored whatever it says.
     """
-    epochs = max(2, min(_EPOCHS, VIEWS // case.count))
+    epochs = max(2, min(_EPOCHS, _VIEWS // case.count))
     made = manifest["recipe"]
     return shortened(d3_recipe(case, manifest) if made["protocol"] == D3 else _own_recipe(case, made), epochs)
 

@@ -111,12 +111,12 @@ def test_digits_are_not_mirrored(source: str) -> None:
 
 
 def test_a_short_recipe_keeps_its_shape() -> None:
-    case = Case("conv3", 10, 100)
+    case = Case("conv3", 10, 40)
     dsa = short_recipe(case, {"recipe": {"protocol": "dsa", "dsa": ""}})
-    assert (dsa.epochs, dsa.milestones, dsa.dsa, dsa.lr) == (12, (6,), "", 0.01)
+    assert (dsa.epochs, dsa.milestones, dsa.dsa, dsa.lr) == (10, (5,), "", 0.01)
     idc = short_recipe(case, {"recipe": {"protocol": "idc", "lr": 0.1, "cutmix": 1.0}})
-    assert (idc.epochs, idc.milestones, idc.lr, idc.cutmix_share) == (12, (8, 10), 0.1, 1.0)
-    assert short_stage(case, [500, 1000], {"recipe": {"protocol": "dsa"}}).epochs == 8
+    assert (idc.epochs, idc.milestones, idc.lr, idc.cutmix_share) == (10, (7, 8), 0.1, 1.0)
+    assert short_stage(case, [200, 400], {"recipe": {"protocol": "dsa"}}).epochs == 6
     names = [default_student(p, [{}, {"recipe": RECIPE}]) for p in ("smoke", "dsa", "rded")]
     assert names == ["conv3_instance", "conv3_instance", "conv3"]
 
