@@ -72,6 +72,13 @@ def account(
     }
 
 
+def account_text(counted: dict[str, Any]) -> str:
+    """A set's storage in a line: bytes, numbers, and the real pictures per class that both stand for."""
+    parts = ", ".join(f"{part['name']} {part['bytes'] / 1000:,.1f} kB" for part in counted["parts"])
+    by_bytes = "" if counted["ipc_equivalent"] is None else f"{counted['ipc_equivalent']:.2f} by bytes, "
+    return f"{parts}; as real pictures per class: {by_bytes}{counted['ipc_by_numbers']['total']:.2f} by numbers"
+
+
 def soft_bytes(counted: dict[str, Any]) -> int:
     """Bytes of the stored soft labels among `account`'s parts: a training with hard labels does without."""
     return sum(int(part["bytes"]) for part in counted["parts"] if part["name"] == "soft labels")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddfast.data import Source
+from ddfast.evaluation.accounting import account_text
 from ddfast.evaluation.drawn import soft_note
 from ddfast.evaluation.inputs import (
     Data,
@@ -77,7 +78,7 @@ class Evaluation:
         return dict(row["top1"])
 
     def text(self) -> str:
-        """The headline table for a terminal."""
+        """The headline table for a terminal: accuracies, scores, and what each set takes."""
         lines = []
         names = {entry["key"]: entry["name"] for entry in self.report["sets"]}
         for row in (row for row in self.report["results"] if row["augmented"]):
@@ -91,6 +92,7 @@ class Evaluation:
             ]
             if found:
                 lines.append(f"  {names[score['set']]}, {score['student']}: {', '.join(found)}")
+        lines += [f"  {entry['name']}: {account_text(entry['storage'])}" for entry in self.report["sets"]]
         return "\n".join(lines)
 
 

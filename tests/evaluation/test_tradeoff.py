@@ -82,6 +82,8 @@ def test_the_figure_leaves_out_equal_images_where_there_are_equal_bytes() -> Non
 def test_the_page_shows_figure_tables_and_the_method_own_pictures(compared: tuple[Path, Evaluation]) -> None:
     html = compared[1].html
     assert html.count("<svg") == 3 + 2  # curves of both sets, classes, and the pair
+    kilobytes = compared[1].report["sets"][0]["storage"]["parts"][0]["bytes"] / 1000
+    assert f"latents: latents {kilobytes:.1f} kB, decoders" in compared[1].text()
     for words in ("Accuracy by storage", "Accuracy by training cost", "latents", "IPC by numbers", "b 75%, a 25%"):
         assert words in html
     assert html.count("class='drawn'") == 1
