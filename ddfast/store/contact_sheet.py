@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ddfast.store.distilled import DistilledSet
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (32, 32, 32), (120, 120, 120)
-_MARGIN, _GAP, _NAME_GAP = 16, 4, 12
+_MARGIN, _GAP, _NAME_GAP, _STAGE_GAP = 16, 4, 12, 12
 _NAME_SIZE, _CAPTION_SIZE, _NOTE_SIZE = 14, 18, 12
 _MAX_NAME_WIDTH = 180
 
@@ -30,6 +30,7 @@ def contact_sheet(
     max_classes: int = 20,
     max_images: int = 10,
     thumbnail: int = 96,
+    stages: Sequence[int] | None = None,
 ) -> Image.Image:
     """Draw a contact sheet: rows are classes with their names at the left, columns are images.
 
@@ -42,6 +43,8 @@ def contact_sheet(
         caption: heading; none if empty.
         max_classes, max_images: the largest number of rows and columns, at least 1.
         thumbnail: side of a picture on the sheet in pixels, at least 8; pictures keep their aspect inside it.
+        stages: of each image, from 0, ascending within a class: a wider gap and a heading mark where one begins, and of
+            more than ``max_images`` images evenly spaced ones are shown.
 
     Returns:
         An RGB picture.
@@ -54,24 +57,32 @@ def contact_sheet(
         raise ValueError(f"got {given}, expected at least 1, 1 and 8")
     by_class = _by_class(labels, len(class_names))
     shown = _spread([label for label, members in enumerate(by_class) if members], max_classes)
-    rows = [by_class[label][:max_images] for label in shown]
+    rows = [by_class[label][:max_images] if stages is None else _spread(by_class[label], max_images) for label in shown]
+    begins = {} if stages is None else _begins([[stages[index] for index in row] for row in rows])
     names = _fit_names([class_names[label] for label in shown])
     note = _note(by_class, shown, max_images)
     left = _MARGIN + max((_width(name, _NAME_SIZE) for name in names), default=0) + _NAME_GAP
     top = _MARGIN + (_CAPTION_SIZE + 8 if caption else 0) + (_NOTE_SIZE + 12 if note else 0)
+    top += _NOTE_SIZE + 8 if begins else 0
     step = thumbnail + _GAP
     columns = max((len(row) for row in rows), default=0)
+    places = [left + column * step + _STAGE_GAP * sum(0 < at <= column for at in begins) for column in range(columns)]
+    right = places[-1] + thumbnail if places else left - _GAP
     headings = max(_width(caption, _CAPTION_SIZE), _width(note, _NOTE_SIZE)) + 2 * _MARGIN
-    size = (max(left + columns * step - _GAP + _MARGIN, headings), top + max(len(rows) * step - _GAP, 0) + _MARGIN)
+    size = (max(right + _MARGIN, headings), top + max(len(rows) * step - _GAP, 0) + _MARGIN)
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     _draw_headings(draw, caption, note)
+    for column, stage in begins.items():
+        whole = f"stage {stage + 1}"
+        text = whole if _width(whole, _NOTE_SIZE) <= thumbnail else str(stage + 1)
+        draw.text((places[column], top - _NOTE_SIZE - 6), text, fill=_FAINT, font=_font(_NOTE_SIZE))
     for row, (name, members) in enumerate(zip(names, rows, strict=True)):
         y = top + row * step
         middle = (left - _NAME_GAP - _width(name, _NAME_SIZE), y + (thumbnail - _NAME_SIZE) // 2 - 1)
         draw.text(middle, name, fill=_INK, font=_font(_NAME_SIZE))
         for column, index in enumerate(members):
-            _paste(sheet, images[index].cpu().numpy(), left + column * step, y, thumbnail)
+            _paste(sheet, images[index].cpu().numpy(), places[column], y, thumbnail)
     return sheet
 
 
@@ -84,6 +95,7 @@ def contact_sheet_png(distilled: DistilledSet, *, caption: str | None = None, ma
         max_classes: the largest number of rows.
     """
     heading = _default_caption(distilled) if caption is None else caption
+    stages = distilled.manifest.get("stages")
     # tiny images are enlarged by a whole factor, larger ones shrunk
     side = max(distilled.images.shape[1:3], default=0) or 1
     thumbnail = side * max(1, 64 // side) if side <= 96 else 96
@@ -94,6 +106,7 @@ def contact_sheet_png(distilled: DistilledSet, *, caption: str | None = None, ma
         caption=heading,
         max_classes=max_classes,
         thumbnail=max(8, thumbnail),
+        stages=stages if stages is not None and len(stages) == len(distilled.images) else None,
     )
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", optimize=True)
@@ -124,6 +137,13 @@ def _spread(labels: list[int], limit: int) -> list[int]:
     if len(labels) <= limit:
         return labels
     return [labels[place * len(labels) // limit] for place in range(limit)]
+
+
+def _begins(rows: list[list[int]]) -> dict[int, int]:
+    """Columns at which a stage begins, with the stage; none where the rows differ in it or there is but one."""
+    if not rows or any(row != rows[0] for row in rows) or len(set(rows[0])) < 2:
+        return {}
+    return {column: stage for column, stage in enumerate(rows[0]) if not column or stage != rows[0][column - 1]}
 
 
 def _note(by_class: list[list[int]], shown: list[int], max_images: int) -> str:

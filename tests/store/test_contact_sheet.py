@@ -46,6 +46,25 @@ def test_large_sets_are_sampled() -> None:
     assert sheet.height < 150
 
 
+def test_stages_are_marked_and_all_shown() -> None:
+    images, labels = coloured(2, 12)
+    stages = [image // 4 for image in range(12)] * 2
+    plain = contact_sheet(images, labels, ["a", "b"], max_images=6, thumbnail=48)
+    sheet = contact_sheet(images, labels, ["a", "b"], max_images=6, thumbnail=48, stages=stages)
+    assert colours(plain) == [(c, i) for c in (1, 2) for i in range(1, 7)]
+    assert colours(sheet) == [(c, i) for c in (1, 2) for i in (1, 3, 5, 7, 9, 11)]
+    assert sheet.width == plain.width + 2 * 12  # before the second and the third stage
+    assert sheet.height > plain.height
+    one = contact_sheet(images, labels, ["a", "b"], max_images=6, thumbnail=48, stages=[0] * 24)
+    assert one.size == plain.size
+    uneven = contact_sheet(images, labels, ["a", "b"], max_images=6, thumbnail=48, stages=[0] * 13 + [1] * 11)
+    assert uneven.size == plain.size
+    made = DistilledSet(images, labels, ("a", "b"), {"stages": stages})
+    other = DistilledSet(images, labels, ("a", "b"), {"stages": stages[:3]})  # of another set: left alone
+    marked, unmarked = (Image.open(io.BytesIO(contact_sheet_png(each, caption=""))) for each in (made, other))
+    assert marked.height > unmarked.height
+
+
 def test_thousand_classes_stay_small() -> None:
     images = torch.zeros(1000, 32, 32, 3, dtype=torch.uint8)
     data = contact_sheet_png(DistilledSet(images, torch.arange(1000), tuple(map(str, range(1000)))))
