@@ -31,7 +31,7 @@ from ddfast.runs.atomic import create_exclusive
 
 CLOCK_SKEW = 900.0
 DEFAULT_EXPIRY = 180.0
-_BEATS_PER_EXPIRY = 6
+BEATS_PER_EXPIRY = 6
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class LeaseBook:
             self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(self.expiry / _BEATS_PER_EXPIRY):
+        while not self._stop.wait(self.expiry / BEATS_PER_EXPIRY):
             self.beat()
 
 
