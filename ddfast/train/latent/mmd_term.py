@@ -110,7 +110,7 @@ class FeatureTerm:
         """Features [classes, m, d] of the pictures ``rows`` [classes, m]."""
         parts = rows.flatten().split(rows.numel() if self.whole else chunk)
         features = [self.embedding.first(theta, real.pick(part, dtype), tape=False)[0] for part in parts]
-        return torch.cat(features).unflatten(0, rows.shape)
+        return torch.cat(features).view(*rows.shape, -1)
 
     def _mmd(self, features: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, and its gradient in the features [C, n, d]."""
