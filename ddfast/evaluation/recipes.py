@@ -66,7 +66,7 @@ def short_recipe(case: Case, manifest: Mapping[str, Any]) -> StudentConfig:
     Args:
         case: what is trained.
         manifest: the set's. Its ``recipe`` has ``protocol``, and the augmentation, weight decay and CutMix that its
-            method trained students with; digits are not mirrored whatever it says.
+            method trained students with; digits are neither mirrored nor mixed whatever it says.
     """
     epochs = max(2, min(_EPOCHS, _VIEWS // case.count))
     made = manifest["recipe"]
@@ -83,6 +83,7 @@ def _own_recipe(case: Case, made: Mapping[str, Any]) -> StudentConfig:
         given["dsa"] = str(made.get("dsa", config.dsa))
     if case.digits:
         given |= {name: without_flip(given[name]) for name in OWN if name in given}
+        given["cutmix_share"] = 0.0
     return replace(config, **given)
 
 

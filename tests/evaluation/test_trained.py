@@ -96,7 +96,9 @@ def test_only_the_images_that_students_use_count(tmp_path: Path, trained: bool, 
 @pytest.mark.parametrize("source", ["mnist5k", "cifar10"])
 def test_digits_are_not_mirrored(source: str) -> None:
     digits = source == "mnist5k"
-    made = eval_case.small_set(source={"name": source}, recipe={"protocol": "idc", "augment": "color_flip"})
+    made = eval_case.small_set(
+        source={"name": source}, recipe={"protocol": "idc", "augment": "color_flip", "cutmix": 0.7}
+    )
     subject = Subject("a", "a", made, measure(made, None), None, ())
     unused: Any = None
     recipes = {}
@@ -106,7 +108,7 @@ def test_digits_are_not_mirrored(source: str) -> None:
     assert [recipes[name].flip for name in ("rded", "fkd", "hard_label")] == [not digits] * 3
     assert recipes["dsa"].dsa == (DIGITS if digits else STRATEGY)
     assert ("flip" in recipes["idc"].idc, recipes["idc"].cutmix_share) == ((False, 0.0) if digits else (True, 0.5))
-    assert (recipes["smoke"].idc, recipes["smoke"].flip) == ("color" if digits else "color_flip", False)
+    assert (recipes["smoke"].idc, recipes["smoke"].cutmix_share) == (("color", 0.0) if digits else ("color_flip", 0.7))
     assert full_config(EvaluationConfig(), 100, 0, digits=digits).flip is not digits
 
 
