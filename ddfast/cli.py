@@ -8,10 +8,11 @@ import json
 import sys
 import typing
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from ddfast import _run_commands
 
 _EXAMPLES = """examples:
   ddfast demo --out demo
@@ -29,14 +30,15 @@ _EXAMPLES = """examples:
   ddfast status rded_in1k --watch
   ddfast info
 """
-_RUN_COMMANDS = ("status", "retry", "clean")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser(every=words[:1] not in ([name] for name in _RUN_COMMANDS)).parse_args(words)
+    arguments = _parser(every=words[:1] not in ([name] for name in _run_commands.NAMES)).parse_args(words)
     try:
+        if getattr(arguments, "launcher", None):
+            return _run_commands.launch(arguments, words, arguments.out or _evaluation_folder(arguments))
         return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
         given = set(vars(arguments))
@@ -59,7 +61,7 @@ def _parser(*, every: bool = True) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"ddfast {version('ddfast')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_runs(commands)
+    _run_commands.add_runs(commands, _command)
     if not every:
         return parser
     _add_distill(commands)
@@ -122,6 +124,7 @@ def _add_distill(commands: Any) -> None:
             "--preset", choices=sorted(method.presets), help="named settings; single options override them"
         )
         one.add_argument("--json", action="store_true", help="print the summary as JSON")
+        _run_commands.add_launch(one.add_argument_group("where it is run"))
         _add_fields(one.add_argument_group("what is distilled"), method.config_class)
         _add_fields(one.add_argument_group("how it is run"), RunOptions, method=name)
         one.set_defaults(method=name, fields=(*_names(method.config_class), *_names(RunOptions)))
@@ -171,6 +174,7 @@ def _add_evaluate(commands: Any) -> None:
     one.add_argument("--teacher-weights", help="file with the teacher's weights")
     one.add_argument("--labels", help="stored soft labels of the set, from ddfast relabel")
     one.add_argument("--out", type=Path, help="output folder (default: DIR_evaluation)")
+    _run_commands.add_launch(one.add_argument_group("where it is run"))
     _add_judging(one, EvaluationConfig)
 
 
@@ -199,20 +203,6 @@ def _add_continual(commands: Any) -> None:
     one.add_argument("--preset", choices=sorted(PROTOCOLS), default="dsa", help="recipe (default: %(default)s)")
     one.add_argument("--out", type=Path, help="output folder (default: DIR_continual)")
     _add_judging(one, ContinualConfig)
-
-
-def _add_runs(commands: Any) -> None:
-    status = _command(commands, "status", _status, help="how far a run is, and who works on it; never disturbs it")
-    status.add_argument("--watch", action="store_true", help="look again and again until the run is finished")
-    status.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="with --watch (default: 5)")
-    status.add_argument("--tasks", action="store_true", help="list every task")
-    status.add_argument("--json", action="store_true", help="machine-readable, with every task")
-    text = "free tasks that failed or whose worker died, for the run's next worker"
-    again = _command(commands, "retry", _retry, help=text)
-    again.add_argument("--task", metavar="NAME", help="this one, even if it is done; a name that status --tasks shows")
-    clean = _command(commands, "clean", _clean, help="remove what killed processes left in a run")
-    for one in (status, again, clean):
-        one.add_argument("folder", type=Path, metavar="RUN", help="output folder of a run")
 
 
 def _add_reproduce(commands: Any) -> None:
@@ -264,19 +254,12 @@ def _add_fields(group: Any, config_class: type, method: str | None = None) -> No
         if bool in (kind, *typing.get_args(kind)):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **common)
         elif any(typing.get_origin(each) is Mapping for each in (kind, *typing.get_args(kind))):
-            group.add_argument(flag, action="append", type=_pair, metavar="KEY=VALUE", **common)
+            group.add_argument(flag, action="append", type=_run_commands.pair, metavar="KEY=VALUE", **common)
         elif typing.get_origin(kind) is tuple:
             group.add_argument(flag, type=float, nargs=len(typing.get_args(kind)), **common)
         else:
             plain = next(t for t in (typing.get_args(kind) or (kind,)) if t is not type(None))
             group.add_argument(flag, type=plain, metavar=plain.__name__.upper(), **common)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected KEY=VALUE")
-    return name.replace("-", "_"), value
 
 
 def _distill(arguments: argparse.Namespace) -> int:
@@ -302,7 +285,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from ddfast.evaluation import evaluate
     from ddfast.runs import identify_worker
 
-    out = arguments.out or arguments.sets[0].resolve().with_name(arguments.sets[0].resolve().name + "_evaluation")
+    out = arguments.out or _evaluation_folder(arguments)
     given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
     passed = "train students preset teacher teacher_weights labels device processes resume overwrite"
     result = evaluate(
@@ -311,6 +294,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     print(json.dumps(result.report) if arguments.json else f"{result.text()}\n\n{out / 'report.html'}")
     return 0
+
+
+def _evaluation_folder(arguments: argparse.Namespace) -> Path:
+    first: Path = arguments.sets[0].resolve()
+    return first.with_name(first.name + "_evaluation")
 
 
 def _continual(arguments: argparse.Namespace) -> int:
@@ -372,40 +360,6 @@ def _relabel(arguments: argparse.Namespace) -> int:
         print(write_fkd(store, arguments.fkd))
     if not arguments.quiet:
         print(store.describe())
-    return 0
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from ddfast.runs.lookout import Lookout
-    from ddfast.runs.show import as_line, describe_overview, watch
-
-    lookout = Lookout(arguments.folder)
-    show = as_line if arguments.json else partial(describe_overview, tasks=arguments.tasks)
-    if arguments.watch:
-        watch(lookout, show, seconds=arguments.every)
-    else:
-        print(show(lookout.look()))
-    return 0
-
-
-def _retry(arguments: argparse.Namespace) -> int:
-    from ddfast.runs.upkeep import retry
-
-    names = retry(arguments.folder, arguments.task)
-    hint = "; start the run again with --resume, unless its workers are still at it" if names else ""
-    print(f"{len(names)} tasks freed{hint}")
-    print("".join(f"  {name}\n" for name in names), end="")
-    return 0
-
-
-def _clean(arguments: argparse.Namespace) -> int:
-    from ddfast.runs.upkeep import clean
-
-    cleaned = clean(arguments.folder)
-    print(
-        f"removed {cleaned.temporaries} unfinished files that had not changed for minutes and "
-        f"{cleaned.state_files} state files of finished tasks"
-    )
     return 0
 
 
