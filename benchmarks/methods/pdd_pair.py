@@ -82,7 +82,8 @@ class Pipeline:
     @cached_property
     def problem(self) -> Problem:
         """Pictures, network and initial images."""
-        return Problem(self.source, self.config.base_config, RunOptions(device="cpu"), "mtt", ipc=STAGES)
+        options = RunOptions(device="cpu")
+        return Problem(self.source, self.config.base_config, options, "mtt", ipc=STAGES, measured=True)
 
     def ours(self, out: Path) -> Timed:
         """By ``ddfast.distill``: files, checkpoints and all."""
