@@ -20,9 +20,10 @@ _COMMON: dict[str, Any] = {"width": _WIDTH, "test": "none"}
 _GRADIENT: dict[str, Any] = {"iterations": 30, "batch_real": 32, "outer": 3, "inner": 5, "lr_img": 3.0}
 _MTT: dict[str, Any] = {
     "iterations": 90, "zca": False, "experts": _POOL, "expert_train_epochs": 3, "expert_batch": 64, "expert_lr": 0.02,
-    "syn_steps": 10, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 20, "lr_lr": 1e-5, "lr_teacher": 0.03,
+    "syn_steps": 10, "expert_epochs": 1, "max_start_epoch": 2, "batch_syn": 20, "lr_lr": 1e-6, "lr_teacher": 0.03,
 }  # fmt: skip
-_IDC = {"iterations": 60, "inner_loop": 10, "n_data": 300, "batch_real": 32}
+_DM: dict[str, Any] = {"iterations": 150, "batch_real": 32, "lr_img": 10.0}
+_IDC: dict[str, Any] = {"iterations": 60, "inner_loop": 10, "n_data": 300, "batch_real": 32, "lr_img": 0.5}
 _ABLATIONS: Mapping[str, dict[str, Any]] = {
     "without conditioning": {"conditioning": False}, "without transition": {"transition": False},
 }  # fmt: skip
@@ -171,8 +172,8 @@ class Plan:
 def _small() -> Study:
     plan = Plan({
         "mtt": Base({**_MTT, "lr_img": 3000.0}), "dc": Base({**_GRADIENT, "init": "real"}),
-        "dsa": Base(_GRADIENT), "dm": Base({"iterations": 150, "batch_real": 32, "lr_img": 10.0}),
-        "idc": Base({**_IDC, "lr_img": 0.5}, epochs=60, preset="idc"),
+        "dsa": Base(_GRADIENT), "dm": Base(_DM),
+        "idc": Base(_IDC, epochs=60, preset="idc"),
     })  # fmt: skip
     plan.claims()
     plan.ablations(("mtt", "dsa"))
@@ -185,7 +186,7 @@ def _small() -> Study:
 
 def _digits() -> Study:
     digits = {"dsa": "color_crop_cutout_scale_rotate"}
-    plan = Plan({"mtt": Base({**_MTT, "lr_img": 100.0, **digits}), "dsa": Base({**_GRADIENT, **digits})})
+    plan = Plan({"dsa": Base({**_GRADIENT, **digits}), "dm": Base({**_DM, **digits})})
     plan.claims()
     return plan.study("pdd-digits", "PDD's claims on 4,000 digits, ConvNet-3 of width 16", "mnist5k", (400, 100))
 
