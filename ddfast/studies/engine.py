@@ -55,8 +55,9 @@ class Study:
         about: one line for people.
         data: what `ddfast.data.open_source` takes when nothing else is named; None where the user has to.
         sets: by name.
-        judged: by name; its results are called ``name/distilled``, ``name/random-images`` (where several students are
-            judged, ``name/distilled resnet10``), of continual ones ``name/SET 4`` (classes) and ``name/SET average``.
+        judged: by name; its results are called ``name/distilled``, ``name/random-images`` (of several students
+            ``name/distilled resnet10``, with soft labels ``name/distilled soft``, of several sets
+            ``name/SET distilled``), of continual ones ``name/SET 4`` (classes) and ``name/SET average``.
         tables: of these results.
         pictures: real ones of each class and test ones, of which a bigger set gives as many; None for all there are.
     """
@@ -195,8 +196,7 @@ class _Run:
                 steps = zip((*report["seen"], "average"), (*row["top1"], row["average"]), strict=True)
                 found |= {f"{memory} {step}": entry["values"] for step, entry in steps}
             elif row["augmented"]:
-                student = f" {row['student']}" if len(report["students"]) > 1 else ""
-                found[f"{row['images']}{student}"] = row["top1"]["values"]
+                found[_result(row, report)] = row["top1"]["values"]
         return found
 
     def _left(self, tasks: list[tuple[str, str, int]]) -> str:
@@ -227,3 +227,11 @@ class _Run:
             "values": values,
             "versions": current_versions(),
         }
+
+
+def _result(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """A row's name: ``SET images STUDENT soft``, each part where it tells rows of the report apart."""
+    names = {each["key"]: each["name"] for each in report["sets"]}
+    made = f"{names[row['set']]} " if len(names) > 1 else ""
+    student = f" {row['student']}" if len(report["students"]) > 1 else ""
+    return f"{made}{row['images']}{student}{' soft' if row['labels'] == 'soft' else ''}"
