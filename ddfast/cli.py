@@ -207,7 +207,9 @@ def _add_continual(commands: Any) -> None:
 
 def _add_reproduce(commands: Any) -> None:
     one = _command(commands, "reproduce", _reproduce, help="make a paper's or study's tables; start it again to go on")
-    one.add_argument("table", metavar="NAME", help="rded-cifar10-conv3, pdd-small or pdd-digits")
+    one.add_argument(
+        "table", metavar="NAME", help="rded-cifar10-conv3, pdd-small, pdd-digits, d3-small or d3-small-cifar10"
+    )
     one.add_argument("--data", help="the data set, such as a CIFAR-10 folder (default: a study's own, else downloaded)")
     one.add_argument("--out", type=Path, help="output folder, which an earlier call may have begun (default: NAME)")
     one.add_argument(
