@@ -150,3 +150,18 @@ def test_command_runs_a_study(data: Path, tmp_path: Path, monkeypatch: pytest.Mo
     table = command.reproduce("tiny", tmp_path / "out", data=data, seeds=1, device="cpu", processes=1, quiet=True)
     assert json.loads((tmp_path / "out/table.json").read_text()) == table
     assert command.markdown(table) == ""
+
+
+_RESULTS = {path.stem: path for path in (ROOT / "benchmarks/reproduced").glob("*.json") if path.stem in STUDIES}
+
+
+@pytest.mark.parametrize("name", sorted({"pdd-small", *_RESULTS}))
+def test_readme_tables_are_those_of_the_committed_results(name: str) -> None:
+    record = json.loads(_RESULTS[name].read_text())
+    study, text = STUDIES[name], (ROOT / "README.md").read_text()
+    made = {key: {"method": one.method, **one.options} for key, one in study.sets.items()}
+    judged = {key: {"sets": list(one.sets), "call": one.call, **one.settings} for key, one in study.judged.items()}
+    assert record["sets"] == json.loads(json.dumps(made))
+    assert record["judged"] == json.loads(json.dumps(judged))
+    for table in study.tables:
+        assert markdown(table, record) in text
