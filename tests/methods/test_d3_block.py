@@ -40,6 +40,11 @@ def test_a_block_sees_its_own_classes_and_holds_out_the_same_pictures_as_any_oth
             ClassesOf(source(), classes)
 
 
+def test_there_may_be_more_priors_than_pictures() -> None:
+    config = D3Config(**{**TINY, "lpc": 50})
+    assert len(block_problem(source(), (0, 1), config, QUIET).labels) == 20
+
+
 def test_stopped_and_gone_on_with_it_is_the_same_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = block(tmp_path / "whole")
     advance = D3Matcher.advance

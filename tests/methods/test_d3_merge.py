@@ -19,9 +19,10 @@ from ddfast._types import IMAGENET
 from ddfast.evaluation.cost import forward_flops
 from ddfast.evaluation.teacher import find_teacher
 from ddfast.methods._options import RunOptions
-from ddfast.methods.d3 import D3Config
-from ddfast.methods.d3.cost import forward_macs
+from ddfast.methods.d3 import D3Config, merge
+from ddfast.methods.d3.cost import forward_macs, run_cost
 from ddfast.methods.d3.labels import confusion, make_teacher, soft_logits, whole_problem
+from ddfast.methods.d3.stored_block import StoredBlock
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import RunError
 from ddfast.train.latent.distribution import Distribution
@@ -95,6 +96,25 @@ def test_scores_cost_and_pictures(out: Path) -> None:
         picture = Image.open(io.BytesIO((out / name).read_bytes()))
         assert min(picture.size) >= at_least
         assert len(set(picture.convert("L").get_flattened_data())) > 50, f"{name} is blank"
+
+
+def test_means_alone_are_decoded_once_an_iteration() -> None:
+    config = D3Config(**{**TINY, "sampling": False, "mmd_samples": 6})  # six real pictures of a class, two means
+    problem = whole_problem(source(), config, RunOptions(device="cpu"))
+    cost = run_cost(problem, config, ((0, 1, 2), (3, 4, 5)))["blocks"][0]["distillation"]
+    assert cost["pictures"] == 4 * (2 * 6 + 6 + 3 * 6)
+    net, decoding = forward_macs(FlatConvNet(3, 16, depth=2, width=8)), config.decoder_config().macs
+    assert cost["flops"] == 2 * 4 * (12 * (9 * net + 3 * decoding) + 6 * (2 * net + 3 * decoding) + 18 * net)
+
+
+def test_a_student_that_diverged_has_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = D3Config(**TINY)
+    problem = whole_problem(source(), config, RunOptions(device="cpu"))
+    parts: Any = [StoredBlock(None, {"tests": [{"iteration": 4, "top1": top1}]}) for top1 in (0.5, 0.75)]  # type: ignore[arg-type]
+    unused: Any = None
+    monkeypatch.setattr(merge, "_predictions", lambda *_: None)
+    found = merge._scores(problem, config, ((0, 1, 2), (3, 4, 5)), parts, unused, None)
+    assert found == {"blocks": [{"own": 0.5, "whole": None}, {"own": 0.75, "whole": None}], "whole": None}
 
 
 def test_every_part_of_the_run_is_timed(out: Path) -> None:

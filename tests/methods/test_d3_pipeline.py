@@ -113,13 +113,16 @@ def test_confused_classes_share_a_block(tmp_path: Path) -> None:
         ({"split": "0-2/3-5", "blocks": 3}, "blocks: got 3, but split lists 2"),
         ({"blocks": 4}, "blocks: got 4 for 6 classes, expected at most 3"),
         ({"only_blocks": "1,2"}, "only_blocks: got 2, expected 0 to 1"),
+        ({"given": source(classes=1), "blocks": 1}, "stripes has 1 class, but d3 needs 2 or more"),
+        ({"depth": 5}, "input_size: got 16 for depth 5, expected 32"),
+        ({"label_buffers": "nowhere"}, "label_buffers: no folder nowhere"),
         ({"observer": torch.nn.Identity()}, "d3 has none"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         d3(tmp_path / "out", **changes)
     assert not (tmp_path / "out").exists()
 

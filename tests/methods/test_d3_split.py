@@ -117,3 +117,7 @@ def test_numbers_of_blocks() -> None:
     for text in ("", "a", "1/2", "-1"):
         with pytest.raises(ValueError, match="only_blocks: got"):
             parse_only(text)
+    with pytest.raises(ValueError, match="only_blocks: got 3-1, expected the smaller number first: 1-3"):
+        parse_only("0,3-1")  # not "none"
+    with pytest.raises(ValueError, match="split: got 5-4, expected the smaller number first"):
+        given_blocks("0-3,5-4/4,5", NAMES)

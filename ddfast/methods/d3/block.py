@@ -102,7 +102,7 @@ def block_problem(
         ValueError: a class has too few readable pictures.
     """
     part = ClassesOf(source, classes)
-    return Problem(part, config.matching_config(), options, _STREAM, timings=timings, numbers=part.classes)
+    return Problem(part, config.matching_config(), options, _STREAM, 1, timings, numbers=part.classes)
 
 
 class ClassesOf:
@@ -160,7 +160,7 @@ def _matcher(problem: Problem, config: D3Config, folder: Path, options: RunOptio
 def _experts(problem: Problem, config: D3Config, folder: Path, options: RunOptions) -> TrajectoryStore:
     with problem.timings.part("experts"):
         return train_experts(
-            problem.net, *problem.real(), config.expert_config(), folder, pictures=problem.fingerprint,
+            problem.net, *problem.resident(), config.expert_config(), folder, pictures=problem.fingerprint,
             info={"space": "normalized"}, device=problem.device, quiet=options.quiet,
         )  # fmt: skip
 

@@ -35,8 +35,8 @@ def run_cost(problem: Problem, config: D3Config, blocks: Blocks) -> dict[str, An
 
     Two operations for each multiplication with addition; norms, activations, kernels and tests on the way are not
     counted. A picture counts for three forwards in an expert's step, for nine in a student's step that is
-    differentiated through, a sample in the MMD for two (no gradients of weights), a real picture for one, a decoded
-    picture for three of the decoder's.
+    differentiated through, a sample in the MMD for two (no gradients of weights), a real picture for one (in every
+    iteration, though their features may be kept), a decoded picture for three of the decoder's.
 
     Args:
         problem: of all classes.
@@ -74,9 +74,10 @@ def _distillation(net: Any, classes: int, config: D3Config) -> dict[str, int]:
         pictures += unrolled
         macs += unrolled * (_UNROLLED * forward + decoding)
     if config.mmd_weight:
-        samples = config.draws * rows
-        pictures += 2 * samples
-        macs += samples * (3 * forward + decoding)
+        real = config.draws * rows
+        samples = real if config.sampling else rows
+        pictures += samples + real
+        macs += samples * (2 * forward + decoding) + real * forward
     updates = bool(config.mtt_weight) + bool(config.mmd_weight)
     return {
         "pictures": config.iterations * pictures,

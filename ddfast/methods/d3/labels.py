@@ -17,6 +17,7 @@ from ddfast.methods._problem import Problem
 from ddfast.methods.d3.config import D3Config
 from ddfast.nets.described import described_bytes, read_described
 from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.nets.flat_net import FlatNet
 from ddfast.train.experts import train_experts, trained
 from ddfast.train.trajectories import read_replay_buffers
 
@@ -31,7 +32,7 @@ def whole_problem(source: Source, config: D3Config, options: RunOptions) -> Prob
     Raises:
         ValueError: a class has too few readable pictures.
     """
-    return Problem(source, config.matching_config(), options, STREAM)
+    return Problem(source, config.matching_config(), options, STREAM, 1)
 
 
 def make_teacher(problem: Problem, config: D3Config, options: RunOptions, folder: Path) -> bytes:
@@ -58,6 +59,22 @@ def make_teacher(problem: Problem, config: D3Config, options: RunOptions, folder
     )  # fmt: skip
 
 
+def check_given(config: D3Config, net: FlatNet) -> None:
+    """Refuses ``label_buffers`` before anything is trained, as far as can be seen without reading all of them.
+
+    Raises:
+        FileNotFoundError, ValueError, ddfast.runs.RunError: as `make_teacher`.
+    """
+    if config.label_buffers is None or not isinstance(net, FlatConvNet):
+        return
+    folder = Path(config.label_buffers)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"label_buffers: no folder {folder}")
+    if not any(folder.glob("replay_buffer_*.pt")):
+        store = trained(folder, net)
+        _enough(folder, len(store), store.epochs, config)
+
+
 def open_teacher(path: Path) -> nn.Module:
     """The network of `make_teacher`: logits, of several experts the logarithm of their mean probabilities.
 
@@ -80,8 +97,9 @@ def soft_logits(teacher: nn.Module, images: Tensor) -> Tensor:
 def confusion(teacher: nn.Module, problem: Problem) -> NDArray[np.float64]:
     """float64 [C, C]: row i is the mean prediction for class i, of held-out pictures or, where none are held out, of
     training pictures."""
-    images, labels = (problem.test, problem.test_labels) if len(problem.test) else problem.real()
-    predicted = soft_logits(teacher, images).double().softmax(1)
+    images, labels = (problem.test, problem.test_labels) if len(problem.test) else problem.resident()
+    parts = torch.arange(len(labels), device=labels.device).split(_BATCH)
+    predicted = torch.cat([soft_logits(teacher, images[part]) for part in parts]).double().softmax(1)
     sums = torch.zeros(len(problem.class_names), predicted.shape[1], dtype=torch.float64)
     sums.index_add_(0, labels.cpu(), predicted)
     mean: NDArray[np.float64] = (sums / sums.sum(1, keepdim=True)).numpy()
@@ -89,7 +107,7 @@ def confusion(teacher: nn.Module, problem: Problem) -> NDArray[np.float64]:
 
 
 def _trained(problem: Problem, config: D3Config, options: RunOptions, folder: Path) -> list[Tensor]:
-    images, labels = problem.real()
+    images, labels = problem.resident()
     store = train_experts(
         problem.net, images, labels, config.label_expert_config(), folder / EXPERTS, pictures=problem.fingerprint,
         info={"space": "normalized"}, device=options.torch_device(), quiet=options.quiet,

@@ -113,21 +113,22 @@ def _scores(
     logits: Tensor | None,
 ) -> dict[str, Any] | None:  # fmt: skip
     """Top-1 on held-out training pictures: ``blocks``, of each the last of its own tests (``own``: among its classes)
-    and of its pictures among all classes (``whole``); ``whole``, of all.
+    and of its pictures among all classes (``whole``); ``whole``, of all. Null where there were no tests, and where the
+    student of all diverged.
 
     ``whole`` is of one student trained on means and as many samples of all blocks, with the set's labels.
     """
     if not len(problem.test):
         return None
     predicted = _predictions(problem, config, distribution, logits)
-    right = (torch.zeros_like(problem.test_labels) - 1 if predicted is None else predicted) == problem.test_labels
+    right = None if predicted is None else predicted == problem.test_labels
     scores = []
     for classes, part in zip(blocks, parts, strict=True):
-        mine = torch.isin(problem.test_labels, torch.tensor(classes, device=right.device))
+        mine = torch.isin(problem.test_labels, torch.tensor(classes, device=problem.test_labels.device))
         tests = part.record["tests"]
         own = tests[-1].get("top1") if tests else None
-        scores.append({"own": own, "whole": float(right[mine].double().mean())})
-    return {"blocks": scores, "whole": float(right.double().mean())}
+        scores.append({"own": own, "whole": None if right is None else float(right[mine].double().mean())})
+    return {"blocks": scores, "whole": None if right is None else float(right.double().mean())}
 
 
 def _predictions(

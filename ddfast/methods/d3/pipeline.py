@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from ddfast.data import Source, require_images
-from ddfast.methods._driver import CHECKPOINT, show_timings
+from ddfast.methods._driver import CHECKPOINT, require_classes, show_timings
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
 from ddfast.methods.d3 import split
 from ddfast.methods.d3.block import distil_block
 from ddfast.methods.d3.config import D3Config
-from ddfast.methods.d3.labels import TEACHER_FILE, confusion, make_teacher, open_teacher, whole_problem
+from ddfast.methods.d3.labels import TEACHER_FILE, check_given, confusion, make_teacher, open_teacher, whole_problem
 from ddfast.methods.d3.merge import merge
 from ddfast.methods.d3.report import BETWEEN_FILE, MEANS_FILE, SAMPLES_FILE
 from ddfast.methods.d3.stored_block import BLOCK_FILE, StoredBlock, block_bytes, read_block
@@ -69,10 +69,14 @@ def run(source: Source, out: Path, config: D3Config, options: RunOptions, observ
         raise ValueError("observer: got one, but d3 has none; the networks it needs are trained")
     worker = identify_worker()
     refuse_occupied(out, resume=options.resume or worker.index > 0, overwrite=options.overwrite)
+    require_classes(source, 2, "d3")
     require_images(source, 1, "d3")
+    net = config.matching_config().net(len(source.class_names))  # refuses an architecture that does not fit the size
     blocks = _planned(config, source)
     count = config.blocks if blocks is None else len(blocks)
     only = _only(config, count)
+    if only is None and _before(config):
+        check_given(config, net)
     settings: dict[str, Any] = {
         "method": "d3",
         "config": {**config.identity(), "split": config.split if config.split in split.STRATEGIES else "given"},

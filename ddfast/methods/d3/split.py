@@ -43,7 +43,7 @@ def parse_only(text: str) -> tuple[int, ...]:
         return ()
     if not _LIST.fullmatch(text) or "/" in text:
         raise ValueError(f"only_blocks: got {text!r}, expected numbers of blocks such as 0,2-4, or none")
-    return tuple(sorted(set(_numbers(text))))
+    return tuple(sorted(set(_numbers("only_blocks", text))))
 
 
 def contiguous_blocks(classes: int, blocks: int) -> Blocks:
@@ -101,7 +101,7 @@ def given_blocks(split: str, class_names: Sequence[str]) -> Blocks:
         FileNotFoundError: no such file.
     """
     if not split.endswith(".json"):
-        return check_blocks([_numbers(part) for part in split.split("/")], class_names)
+        return check_blocks([_numbers("split", part) for part in split.split("/")], class_names)
     path = Path(split)
     if not path.is_file():
         raise FileNotFoundError(f"split: no file {path}")
@@ -150,9 +150,12 @@ def check_blocks(blocks: Sequence[Sequence[int | str]], class_names: Sequence[st
     return tuple(tuple(sorted(label for label, own in where.items() if own == place)) for place in range(len(blocks)))
 
 
-def _numbers(part: str) -> list[int]:
-    """Of ``5,7-9``."""
+def _numbers(name: str, part: str) -> list[int]:
+    """Of ``5,7-9``, an option's."""
     ends = [[int(end) for end in piece.split("-")] for piece in part.split(",")]
+    if backwards := [end for end in ends if end[-1] < end[0]]:
+        first, last = backwards[0]
+        raise ValueError(f"{name}: got {first}-{last}, expected the smaller number first: {last}-{first}")
     return list(chain.from_iterable(range(end[0], end[-1] + 1) for end in ends))
 
 
