@@ -90,7 +90,7 @@ class D3Reference:
         ours, config, draws = self.ours, self.ours.settings, self.ours.draws
         last = ours.store.epochs
         if config.mmd_features == "target":
-            last = draws.epoch(iteration, config.max_start_epoch) + config.expert_epochs
+            last = config.max_start_epoch + config.expert_epochs
         theta = self.theta(draws.expert(iteration, 1, len(ours.store)), last)
         pictures = [self.decode(draw.rows, draw.eps) for draw in draws.samples(iteration, config.draws)]
         loss = self.latents.new_zeros(())

@@ -45,8 +45,8 @@ def test_our_presets_keep_their_budget(name: str, classes: int, budget: float) -
     ({"mtt_weight": 0.0, "mmd_weight": 0.0}, "got 0 for both, expected at least one term"),
     ({"mmd_weight": -1.0}, "mmd_weight: got -1.0, expected 0 or a positive number"),
     ({"mmd_samples": 1}, "mmd_samples: got 1 with lpc 1, expected 2 or more"),
-    ({"max_start_epoch": 29}, "max_start_epoch: got 29 with expert_epochs 2; an iteration would end at epoch 30"),
-    ({"max_start_epoch": 29, "mtt_weight": 0.0, "mmd_features": "target"}, "would end at epoch 30"),
+    ({"max_start_epoch": 29}, "max_start_epoch: got 29 with expert_epochs 2; an iteration would look at epoch 30"),
+    ({"max_start_epoch": 29, "mtt_weight": 0.0, "mmd_features": "target"}, "would look at epoch 31"),
     ({"bandwidths": "wide"}, "bandwidths: got 'wide', expected one of paper, median"),
     ({"decoder": "tiny"}, "'tiny'"),
     ({"size": 48}, "size: got 48"),
@@ -67,4 +67,5 @@ def test_options_that_decide_nothing_are_no_part_of_the_identity() -> None:
     assert D3Config(sampling=False).identity() != D3Config().identity()
     # matching features alone looks at no start epochs
     assert D3Config(mtt_weight=0.0, max_start_epoch=50).mmd_weight == 1.0
+    assert D3Config(mmd_weight=0.0, mmd_features="target", max_start_epoch=28).mtt_weight == 1.0
     assert set(PRESETS) == {*ROWS, "tinyimagenet-6ipc", "cifar10-10ipc", "smoke"}

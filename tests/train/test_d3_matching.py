@@ -39,7 +39,8 @@ def tensors(ours: D3Matcher | D3Reference) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"mtt_weight": 0.0}, {"mmd_weight": 0.0}, {"sampling": False}, {"mmd_features": "target", "batch_syn": None},
+    {}, {"mtt_weight": 0.0}, {"mmd_weight": 0.0}, {"sampling": False}, {"batch_syn": None},
+    {"mmd_features": "target", "max_start_epoch": 1},  # at epoch 2 of 3
     {"batch_norm": "running", "scale": 2.0}, {"chunk": 7, "batch_norm": "running"},
     {"norm": "batch"},
 ])  # fmt: skip
@@ -248,6 +249,8 @@ def test_what_does_not_fit_is_named(store: TrajectoryStore) -> None:
         D3Matcher(NET, store, good.settings, good.latents, labels, decoder, good.real)
     with pytest.raises(ValueError, match="need experts of 5 epochs; these have 3"):
         matching(store, expert_epochs=4)
+    with pytest.raises(ValueError, match="need experts of 4 epochs; these have 3"):  # features: 2 + 2, trajectories: 3
+        matching(store, expert_epochs=2, mmd_features="target")
     with pytest.raises(ValueError, match="expected a ConvNet"):
         FeatureTerm(object(), 3, 2)  # type: ignore[arg-type]
 

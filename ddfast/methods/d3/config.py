@@ -67,7 +67,9 @@ class D3Config:
     momentum: float = option(0.5, "of latents and of the student's learning rate")
     mmd_samples: int = option(30, "samples, and real pictures, of each class in the MMD")
     bandwidths: str = option("paper", "of its kernel: paper (1, 2, 4, 8, 16) or median (from the features' distances)")
-    mmd_features: str = option("final", "whose: final (an expert at its end) or target (where the trajectory ends)")
+    mmd_features: str = option(
+        "final", "whose: final (an expert at its end) or target (at epoch max_start_epoch + expert_epochs)"
+    )
     experts: int = option(100, "expert trajectories of each block")
     expert_train_epochs: int = option(29, "epochs each expert is trained for")
     expert_lr: float = option(0.01, "learning rate of the experts")
@@ -144,11 +146,12 @@ class D3Config:
                 f"mmd_samples: got {self.mmd_samples} with lpc {self.lpc}, expected 2 or more (the MMD compares a "
                 "class's samples with each other)"
             )
-        last = self.max_start_epoch - 1 + self.expert_epochs
-        if (self.mtt_weight or self.mmd_features == "target") and last > self.expert_train_epochs:
+        target = bool(self.mmd_weight) and self.mmd_features == "target"
+        last = self.max_start_epoch - (not target) + self.expert_epochs
+        if (self.mtt_weight or target) and last > self.expert_train_epochs:
             raise ValueError(
                 f"max_start_epoch: got {self.max_start_epoch} with expert_epochs {self.expert_epochs}; an iteration "
-                f"would end at epoch {last}, but experts are trained for {self.expert_train_epochs}"
+                f"would look at epoch {last}, but experts are trained for {self.expert_train_epochs}"
             )
 
     @property

@@ -71,8 +71,9 @@ class D3Matcher:
     **Trajectories**: from an expert's weights of a random epoch a student takes ``syn_steps`` steps, each on the next
     ``batch_syn`` priors of a random order, freshly sampled and decoded in one call, with hard labels and without
     augmentation, at the rate ``LeakyReLU(syn_lr) + 1e-4``; the loss is ``|theta_N - theta*|^2 / |theta_0 - theta*|^2``.
-    **Features**: under another expert, ``draws`` samples of every prior (a draw of all priors is decoded in one call)
-    are compared with as many random real pictures of each class; the loss is the sum of the classes' MMDs.
+    **Features**: under another expert (at its end, or with ``mmd_features`` "target" at the epoch ``max_start_epoch +
+    expert_epochs``), ``draws`` samples of every prior (a draw of all priors is decoded in one call) are compared with
+    as many random real pictures of each class; the loss is the sum of the classes' MMDs.
 
     SGD with momentum moves latents and ``syn_lr``, Adam (L2 ``weight_decay``) the decoder; both updates share their
     states. Gradients are exact; decoded pictures are leaves of every graph, see `DecodedDraws`.
@@ -188,9 +189,8 @@ class D3Matcher:
         settings = self.settings
         draws = self.draws.samples(self.iteration, settings.draws)
         decoded = DecodedDraws(self.decoder, self.latents, draws, settings.chunk)
-        expert, epoch = self._drawn(1)
-        target = settings.mmd_features == "target"
-        theta = self._theta(expert, epoch + settings.expert_epochs if target else self.store.epochs)
+        (expert, _), target = self._drawn(1), settings.max_start_epoch + settings.expert_epochs
+        theta = self._theta(expert, target if settings.mmd_features == "target" else self.store.epochs)
         if self.keeps_features and expert not in self._known:
             self._known[expert] = self.term.known(theta, self.real)
         rows = self.reals.rows(self.iteration)
@@ -306,8 +306,9 @@ class D3Matcher:
                 f"labels: got {self.labels.tolist()[:20]}, expected equally many of each of the {classes} classes, "
                 "class by class"
             )
-        last = settings.max_start_epoch - 1 + settings.expert_epochs
-        if (settings.mtt_weight or settings.mmd_features == "target") and last > self.store.epochs:
+        target = bool(settings.mmd_weight) and settings.mmd_features == "target"
+        last = settings.max_start_epoch - (not target) + settings.expert_epochs
+        if (settings.mtt_weight or target) and last > self.store.epochs:
             raise ValueError(
                 f"max_start_epoch: got {settings.max_start_epoch} with expert_epochs {settings.expert_epochs}, which "
                 f"need experts of {last} epochs; these have {self.store.epochs}"
