@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddfast.data import Source
 from ddfast.evaluation.accounting import account_text
-from ddfast.evaluation.drawn import soft_note
+from ddfast.evaluation.drawn import check_distribution, soft_note
 from ddfast.evaluation.inputs import (
     Data,
     Sets,
@@ -249,6 +249,8 @@ def _subjects(
         keep = out / f"teacher-{key}.safetensors"
         teacher: Teacher | None = None
         drawn = is_drawn(config.preset, distilled.manifest)
+        if drawn:
+            check_distribution(name, distilled)
         if config.soft:
             teacher, why = find_teacher(
                 options.teacher, options.teacher_weights, distilled, train,

@@ -55,6 +55,18 @@ def pictures_of_epoch(config: EvaluationConfig, distilled: DistilledSet) -> int:
     return len(distilled) * (1 if fresh_of(config, distilled.manifest) == "none" else 2)
 
 
+def check_distribution(name: str, distilled: DistilledSet) -> None:
+    """Refuses a damaged distribution before any student is trained.
+
+    Raises:
+        ValueError: names the set and what is missing, does not fit or is not finite.
+    """
+    try:
+        Distribution.of(distilled)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 def price(subject: Subject, labels: str, *, drawn: bool) -> Price:
     """What students with "hard" or "soft" labels need.
 

@@ -181,6 +181,16 @@ def test_other_draws_and_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert row["cost"]["decoding"]["pictures"] == 6 * (9 if fresh == "batch" else 1)
 
 
+def test_damage_is_named_before_any_student_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Any] = []
+    monkeypatch.setattr(runner, "run_task", lambda *given: trained.append(given))
+    broken = drawn_set()
+    broken.extras["latents.1"][1, 2, 0] = float("nan")
+    with pytest.raises(ValueError, match=r"set 2: latents\.1: holds NaN or infinity"):
+        run([drawn_set(), broken], tmp_path / "out")
+    assert not trained
+
+
 def test_a_set_made_of_means_is_judged_by_them_and_another_recipe_takes_pictures() -> None:
     made = drawn_set()
     made.manifest["config"]["sampling"] = False
