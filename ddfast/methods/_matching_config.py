@@ -66,21 +66,7 @@ class MatchingConfig:
     keeps_floats: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name in self.counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 1 or more")
-        for name in self.rates:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a positive number")
-        for name, known in self.choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(known)}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: got {self.momentum!r}, expected a number in [0, 1)")
-        if self.dsa:
-            parse_strategy(self.dsa)
-        if not 0 < self.holdout < 1:
-            raise ValueError(f"holdout: got {self.holdout!r}, expected a share between 0 and 1")
+        check_ranges(self)
 
     @property
     def keeps_best(self) -> bool:
@@ -121,3 +107,27 @@ class MatchingConfig:
         """How `train_student` trains, for the manifest."""
         rate = STUDENT_LR if lr is None else lr
         return {"protocol": "dsa", "lr": rate, "momentum": 0.9, "weight_decay": 5e-4, "dsa": self.dsa}
+
+
+def check_ranges(config: Any) -> None:
+    """Refuses what is out of range in a config class: in its ``counts``, ``rates`` and ``choices``, and in the fields
+    ``momentum``, ``dsa`` and ``holdout``.
+
+    Raises:
+        ValueError: names the field, its value and what was expected.
+    """
+    for name in config.counts:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: got {getattr(config, name)!r}, expected 1 or more")
+    for name in config.rates:
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{name}: got {getattr(config, name)!r}, expected a positive number")
+    for name, known in config.choices.items():
+        if getattr(config, name) not in known:
+            raise ValueError(f"{name}: got {getattr(config, name)!r}, expected one of {', '.join(known)}")
+    if not 0 <= config.momentum < 1:
+        raise ValueError(f"momentum: got {config.momentum!r}, expected a number in [0, 1)")
+    if config.dsa:
+        parse_strategy(config.dsa)
+    if not 0 < config.holdout < 1:
+        raise ValueError(f"holdout: got {config.holdout!r}, expected a share between 0 and 1")

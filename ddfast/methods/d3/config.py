@@ -6,13 +6,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ddfast.methods._matching_config import TESTS, MatchingConfig
+from ddfast.methods._matching_config import TESTS, MatchingConfig, check_ranges
 from ddfast.methods._options import option
 from ddfast.methods.d3.split import check_split, parse_only
 from ddfast.nets.convnet import NORMS
 from ddfast.train.adjoint.step import PRECISIONS
 from ddfast.train.adjoint.unroll import MEMORIES
-from ddfast.train.dsa import STRATEGY, parse_strategy
+from ddfast.train.dsa import STRATEGY
 from ddfast.train.experts import ExpertConfig
 
 if TYPE_CHECKING:
@@ -111,30 +111,16 @@ class D3Config:
     indifferent: ClassVar[tuple[str, ...]] = ("preset", "only_blocks", "memory", "chunk")
 
     def __post_init__(self) -> None:
-        for name in (*self.counts, *self.optional_counts):
-            value = getattr(self, name)
-            if value is None and name in self.optional_counts:
-                continue
-            if value < 1:
+        check_ranges(self)
+        for name in self.optional_counts:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected 1 or more")
-        for name in self.rates:
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected a positive number")
         for name in self.weights:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 0 or a positive number")
-        for name, known in self.choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(known)}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum: got {self.momentum!r}, expected a number in [0, 1)")
-        if not 0 < self.holdout < 1:
-            raise ValueError(f"holdout: got {self.holdout!r}, expected a share between 0 and 1")
         check_split(self.split)
         if self.only_blocks is not None:
             parse_only(self.only_blocks)
-        if self.dsa:
-            parse_strategy(self.dsa)
         self._check_terms()
         self.decoder_config()  # refuses what there is no decoder for
 
