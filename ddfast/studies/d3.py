@@ -21,6 +21,10 @@ _D3: dict[str, Any] = {
     "expert_batch": 64, "expert_lr": 0.02, "lr_latent": 5.0, "lr_decoder": 5e-3, "lr_teacher": 0.03, "lr_lr": 1e-6,
     "mmd_samples": 15, "bandwidths": "median", "label_epoch": 3, "test": "none",
 }  # fmt: skip
+_PHOTOS: dict[str, Any] = {
+    "iterations": 60, "lr_latent": 30.0, "lr_decoder": 1e-2, "dsa": "color_crop_cutout_flip_scale_rotate",
+}  # fmt: skip
+_DIGITS: dict[str, Any] = {"dsa": ""}
 _BLOCKS: dict[str, Any] = {"blocks": 2, "kernels": 32}
 _PARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mtt": ("trajectories alone (MTT)", {"mmd_weight": 0.0}),
@@ -34,18 +38,19 @@ _STUDENTS: dict[str, Any] = {
 _BOTH = ("", " soft")  # labels, as results are named
 
 
-def _study(name: str, about: str, data: str | None, dsa: str) -> Study:
+def _study(name: str, about: str, data: str | None, options: dict[str, Any]) -> Study:
     """All of it on one set of pictures.
 
     Args:
         name, about, data: of the study.
-        dsa: the augmentation of experts and students.
+        options: of D3, for these pictures.
     """
+    whole = {**_D3, **options}
     sets = {
-        "dual": Made("d3", {**_D3, "dsa": dsa}),
-        "blocks": Made("d3", {**_D3, "dsa": dsa, **_BLOCKS}),
-        "dm": Made("dm", {**_DM, "dsa": dsa}),
-        **{key: Made("d3", {**_D3, "dsa": dsa, **switches}) for key, (_, switches) in _PARTS.items()},
+        "dual": Made("d3", whole),
+        "blocks": Made("d3", {**whole, **_BLOCKS}),
+        "dm": Made("dm", {**_DM, "dsa": whole["dsa"]}),
+        **{key: Made("d3", {**whole, **switches}) for key, (_, switches) in _PARTS.items()},
     }
     judged = {"report": Judged(("dual", "blocks", "dm"), _STUDENTS)}
     judged |= {key: Judged((key,), {**_STUDENTS, "controls": False}) for key in _PARTS}
@@ -78,9 +83,8 @@ def _differences() -> Table:
 
 
 D3_SMALL = _study(
-    "d3-small", "D3's claims on 4,000 digits, and one page of accuracy, bytes and cost", "mnist5k", ""
+    "d3-small", "D3's claims on 4,000 digits, and one page of accuracy, bytes and cost", "mnist5k", _DIGITS
 )  # fmt: skip
 D3_CIFAR10 = _study(
-    "d3-small-cifar10", "D3's claims on 4,000 CIFAR-10 pictures, ConvNet-3 of width 32", None,
-    "color_crop_cutout_flip_scale_rotate",
+    "d3-small-cifar10", "D3's claims on 4,000 CIFAR-10 pictures, ConvNet-3 of width 32", None, _PHOTOS
 )  # fmt: skip

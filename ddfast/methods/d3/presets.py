@@ -41,7 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "blocks": 2, "lpc": 2, "kernels": 32, "z": 16, "scale": 2.0, "width": 32, "iterations": 40, "syn_steps": 5,
         "expert_epochs": 1, "max_start_epoch": 2, "experts": 2, "expert_train_epochs": 2, "expert_batch": 64,
-        "expert_lr": 0.02, "lr_latent": 0.05, "lr_decoder": 1e-3, "lr_teacher": 0.02, "lr_lr": 1e-6, "dsa": "",
+        "expert_lr": 0.02, "lr_latent": 5.0, "lr_decoder": 5e-3, "lr_teacher": 0.02, "lr_lr": 1e-6, "dsa": "",
         "mmd_samples": 8, "bandwidths": "median", "label_epoch": 2, "eval_every": 20, "eval_epochs": 50,
     },
 }  # fmt: skip
