@@ -12,6 +12,10 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Of several test processes side by side each has its share of the cores.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
 # Shells start background jobs with Ctrl-C ignored, and children inherit that; some tests press Ctrl-C on children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
