@@ -8,6 +8,7 @@ stored, and counts as bytes on both sides.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -137,8 +138,9 @@ def decoding_record(sampled: SampledPictures | None, seconds: float) -> dict[str
 
 
 def distribution_digest(distilled: DistilledSet) -> str:
-    """SHA-256 (hex) over all tensors beside the images: latents, decoders and soft labels."""
-    digest = hashlib.sha256()
+    """SHA-256 (hex) over what students train on: latents, decoders, soft labels, and how the manifest has them read."""
+    described = {key: distilled.manifest.get(key) for key in ("distribution", "recipe")}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name in sorted(distilled.extras):
         digest.update(name.encode())
         digest.update(distilled.extras[name].detach().cpu().contiguous().numpy().tobytes())

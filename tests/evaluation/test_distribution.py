@@ -12,7 +12,7 @@ import torch
 from ddfast._types import IMAGENET
 from ddfast.evaluation import EvaluationConfig, continual, evaluate, runner
 from ddfast.evaluation.cost import decoding_flops
-from ddfast.evaluation.drawn import as_pictures, price
+from ddfast.evaluation.drawn import as_pictures, distribution_digest, price
 from ddfast.evaluation.plan import Plan, Spec, Subject
 from ddfast.evaluation.recipes import default_student
 from ddfast.evaluation.storage import measure
@@ -235,3 +235,10 @@ def test_other_sets_are_as_they_were() -> None:
     subject = Subject("set", "s", made, storage, None, ())
     assert price(subject, "hard", drawn=False).total == storage.total
     assert as_pictures(made) is made
+
+
+def test_what_decoders_are_read_with_is_part_of_what_a_set_is() -> None:
+    one, other = drawn_set(), drawn_set()
+    assert distribution_digest(one) == distribution_digest(other)
+    other.manifest["distribution"]["blocks"][0]["decoder"]["scale"] = 2.0
+    assert distribution_digest(one) != distribution_digest(other)
