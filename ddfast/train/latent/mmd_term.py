@@ -13,10 +13,7 @@ from ddfast import ops
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.train.adjoint.embedding import make_embedding
 from ddfast.train.latent.real_pictures import RealPictures
-
-# Pictures whose activations are alive at a time; on a CPU larger parts are no faster.
-PART = {"cpu": 32}
-_PART = 2048
+from ddfast.train.matching.images import pictures_at_once
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class FeatureTerm:
         classes: 0 .. classes - 1.
         lpc: priors of each.
         bandwidths: of the kernel; None for the median heuristic, class by class.
-        chunk: None for 32 on a CPU and 2048 on a GPU.
+        chunk: None for 64 on a CPU and 2048 on a GPU, there fewer of pictures larger than 32 x 32.
         precision: of the convolutions.
 
     Raises:
@@ -55,6 +52,7 @@ class FeatureTerm:
         self.classes, self.lpc, self.chunk, self.bandwidths = classes, lpc, chunk, bandwidths
         self.embedding = make_embedding(net, precision)
         self.whole = net.norm == "batch"
+        self.size = net.input_size
 
     @torch.no_grad()
     def __call__(
@@ -73,7 +71,7 @@ class FeatureTerm:
         gradient = torch.empty_like(pictures)
         places = gradient.unflatten(0, (-1, self.classes, self.lpc)).transpose(0, 1)
         loss = pictures.new_zeros(())
-        chunk = self.chunk or PART.get(pictures.device.type, _PART)
+        chunk = self.chunk or self._at_once(pictures.device)
         group = 1 if self.whole else max(1, chunk // (grid.shape[1] * self.lpc))
         for x, out, chosen in zip(grid.split(group), places.split(group), rows.split(group), strict=True):
             other = self._real(theta, real, chosen, chunk, x.dtype) if known is None else known[chosen]
@@ -86,8 +84,12 @@ class FeatureTerm:
     def known(self, theta: Tensor, real: RealPictures) -> Tensor:
         """Features [N, d] of all real pictures."""
         rows = torch.arange(len(real.labels), device=real.labels.device)
-        parts = rows.split(PART.get(theta.device.type, _PART))
+        parts = rows.split(self._at_once(theta.device))
         return torch.cat([self.embedding.first(theta, real.pick(part, theta.dtype), tape=False)[0] for part in parts])
+
+    def _at_once(self, device: torch.device) -> int:
+        # on a CPU larger parts are no faster, but those of a class in two are made twice
+        return 64 if device.type == "cpu" else pictures_at_once(device, self.size)
 
     def _group(self, theta: Tensor, x: Tensor, real: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         """Loss and gradient [n, 3, S, S] of some classes' pictures; ``real`` [classes, m, d]."""

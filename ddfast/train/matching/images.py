@@ -25,6 +25,12 @@ _PART = 2048
 _FEWEST = 8
 
 
+def pictures_at_once(device: torch.device, size: int) -> int:
+    """Pictures of ``size`` x ``size`` whose activations are alive at a time: beyond 32 px fewer, as memory goes."""
+    count = PART.get(device.type, _PART)
+    return max(count * 32**2 // max(size, 32) ** 2, min(count, _FEWEST))
+
+
 @dataclass(frozen=True)
 class ImageSettings:
     """Of every matching class by class; ``stream`` begins the names of its random streams.
@@ -94,8 +100,7 @@ class ImageMatcher:
         if missing := [label for label in self.classes if not len(self.real[label])]:
             raise ValueError(f"data: there are no real pictures of class {', '.join(map(str, missing[:10]))}, expected "
                              "at least one of each class that is matched")  # fmt: skip
-        count = PART.get(images.device.type, _PART)
-        self.part = max(count * 32**2 // max(self.net.input_size, 32) ** 2, min(count, _FEWEST))
+        self.part = pictures_at_once(images.device, self.net.input_size)
 
     def advance(self) -> float:
         """See `Matcher`."""
