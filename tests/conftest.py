@@ -12,9 +12,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Of several test processes side by side each has its share of the cores.
+# Of several test processes side by side each has its share of the cores, and so have the processes it starts: last bits
+# depend on the number of threads.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 
 # Shells start background jobs with Ctrl-C ignored, and children inherit that; some tests press Ctrl-C on children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

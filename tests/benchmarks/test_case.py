@@ -55,7 +55,8 @@ def test_busy_and_sleeping(case):
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "bench_softmax.py").write_text(BENCH)
     # one thread: a softmax this small mostly waits for a second one on a busy machine
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DDFAST_TEST_DATA": str(folder), "OMP_NUM_THREADS": "1"}
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment = {**own, "PYTHONPATH": str(ROOT), "DDFAST_TEST_DATA": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "benchmarks.case", "-q", "bench_softmax.py", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
