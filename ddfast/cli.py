@@ -170,7 +170,11 @@ def _add_evaluate(commands: Any) -> None:
         "methods' recipes with instance norm)",
     )  # fmt: skip
     one.add_argument("--preset", choices=sorted(PROTOCOLS), default="rded", help="recipe (default: %(default)s)")
-    one.add_argument("--teacher", default="auto", help="auto (the set's observer), none, or a network's name")
+    one.add_argument(
+        "--teacher",
+        default="auto",
+        help="auto (the set's observer), none, a network's name, or a D3 set's teacher.safetensors",
+    )
     one.add_argument("--teacher-weights", help="file with the teacher's weights")
     one.add_argument("--labels", help="stored soft labels of the set, from ddfast relabel")
     one.add_argument("--out", type=Path, help="output folder (default: DIR_evaluation)")
@@ -250,7 +254,9 @@ def _add_fields(group: Any, config_class: type, method: str | None = None) -> No
     for f in _fields(config_class):
         flag = "--" + f.name.replace("_", "-")
         kind = hints[f.name]
-        text = f"{f.metadata['help']} (default: {f.default})".replace("%", "%%")
+        text = f.metadata["help"].replace("%", "%%")
+        if f.default is not None and "(default: " not in text:
+            text += f" (default: {f.default!s})".replace("%", "%%")
         listed = method is None or method in f.metadata.get("methods", (method,))
         common = {"dest": f.name, "default": argparse.SUPPRESS, "help": text if listed else argparse.SUPPRESS}
         if bool in (kind, *typing.get_args(kind)):
@@ -279,8 +285,18 @@ def _distill(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"out": str(arguments.out), "images": len(manifest["images"]), "manifest": manifest}))
     elif not given.get("quiet"):
-        print(f"{len(manifest['images'])} images in {arguments.out}; next: ddfast evaluate {arguments.out}")
+        print(f"{len(manifest['images'])} images in {arguments.out}; next: {_evaluation_of(arguments, manifest)}")
     return 0
+
+
+def _evaluation_of(arguments: argparse.Namespace, manifest: Mapping[str, Any]) -> str:
+    """The command that judges a set just made, by the recipe of its method."""
+    from ddfast.evaluation.inputs import BUILT_IN
+
+    recipe = "smoke" if arguments.preset == "smoke" else (manifest.get("recipe") or {}).get("protocol")
+    known = (manifest.get("source") or {}).get("name") in BUILT_IN
+    preset = f" --preset {recipe}" if recipe else ""
+    return f"ddfast evaluate {arguments.out}{preset}" + f" --data TEST_PICTURES --train {arguments.data}" * (not known)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -117,9 +117,11 @@ def reproduce(
         What ``table.json`` holds.
 
     Raises:
-        ValueError: unknown name, or other data than the table's.
+        ValueError: unknown name, no seeds, or other data than the table's.
         RunError: ``out`` holds something else, or the disk is full.
     """
+    if seeds < 1:
+        raise ValueError(f"seeds: got {seeds}, expected 1 or more")
     if name in STUDIES:
         return run_study(
             STUDIES[name], out, data=data, seeds=seeds, device=device, processes=processes, quiet=quiet

@@ -35,7 +35,8 @@ def test_distill_writes_the_set_and_reports(pictures: Path, tmp_path: Path, caps
     assert len(list((tmp_path / "out").glob("0000?/*.jpg"))) == 6
     said = capsys.readouterr()
     text = said.err
-    assert said.out == f"6 images in {tmp_path / 'out'}; next: ddfast evaluate {tmp_path / 'out'}\n"
+    evaluation = f"ddfast evaluate {tmp_path / 'out'} --data TEST_PICTURES --train {pictures}"
+    assert said.out == f"6 images in {tmp_path / 'out'}; next: {evaluation}\n"
     assert "source images" in text
     assert "x the limit" in text
     assert re.search(r"30/30 images \(100 %\), .*images/s", text)

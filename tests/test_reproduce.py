@@ -89,6 +89,9 @@ def test_other_data_are_refused(data: Path, tmp_path: Path) -> None:
 def test_unknown_name_and_missing_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="name: got 'nothing', expected one of rded-cifar10-conv3"):
         reproduce("nothing", tmp_path)
+    with pytest.raises(ValueError, match="seeds: got 0, expected 1 or more"):
+        reproduce("d3-small", tmp_path / "none", seeds=0)
+    assert not (tmp_path / "none").exists()
     from torchvision import datasets
 
     def offline(*_: object, **__: object) -> None:

@@ -182,6 +182,8 @@ def _evaluate(
     distilled: Sets, val: Data | None, students: Any, config: EvaluationConfig, out: Path, options: _Options
 ) -> Evaluation:
     loaded = load_sets(distilled)
+    if config.staged is not None and all(one.stages is None for _, one in loaded):
+        raise ValueError(f"staged: got {config.staged!r}, but no set here has stages; leave it out")
     notes: list[str] = []
     validation = test_pictures(loaded[0][1], val, config)
     train = real_set(loaded[0][1], options.train, notes)

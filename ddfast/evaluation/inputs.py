@@ -19,7 +19,8 @@ from ddfast.evaluation.recipes import recipe_name
 from ddfast.evaluation.validation import Validation, open_validation
 from ddfast.store import DistilledSet, load
 
-_BUILT_IN = {"mnist5k": "mnist5k:test"}
+# test pictures of built-in sources
+BUILT_IN = {"mnist5k": "mnist5k:test"}
 
 Data = Source | str | Path | tuple[Any, ...]
 Sets = DistilledSet | str | Path | Sequence[Any]
@@ -62,12 +63,12 @@ def test_pictures(distilled: DistilledSet, val: Data | None, config: EvaluationC
         ValueError: none named, not there, those that the set was made from, or other classes.
     """
     name = (distilled.manifest.get("source") or {}).get("name")
-    if val is None and name not in _BUILT_IN:
+    if val is None and name not in BUILT_IN:
         raise ValueError(
             f"data: no test pictures were named, and the set's source ({name or 'unknown'}) is not built in; give a "
             "folder of class folders (or CIFAR, Tiny, .npz) with --data, such as imagenet:val"
         )
-    source = open_source(_BUILT_IN[str(name)] if val is None else val)
+    source = open_source(BUILT_IN[str(name)] if val is None else val)
     if source.fingerprint() == (distilled.manifest.get("source") or {}).get("fingerprint"):
         raise ValueError(
             f"data: {source.name} is what the set was distilled from; test on other pictures, such as the split val"
@@ -79,7 +80,7 @@ def test_pictures(distilled: DistilledSet, val: Data | None, config: EvaluationC
 def real_set(distilled: DistilledSet, train: Data | None, notes: list[str]) -> Source | None:
     """The real set named, or the set's built-in source; None with a note where there is neither."""
     known = distilled.manifest.get("source") or {}
-    if train is None and known.get("name") not in _BUILT_IN:
+    if train is None and known.get("name") not in BUILT_IN:
         notes.append("The real set was not given (--train): there are no controls, IPC-equivalents or robust scores.")
         return None
     source = open_source(str(known["name"]) if train is None else train)

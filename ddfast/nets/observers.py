@@ -211,6 +211,8 @@ def _from_checkpoint_name(spec: str) -> tuple[str, str | None]:
         return spec, None
     name = path.stem.partition("_")[2]
     if not name or _find(name) is None:
+        if not path.is_file():
+            raise FileNotFoundError(f"observer: {spec}: no such file")
         raise ValueError(
             f"observer: the file name {path.name} does not say which network it holds; name it <subset>_<network>.pth, "
             "such as cifar10_conv3.pth, or pass the network's name as the observer and the file as weights. "

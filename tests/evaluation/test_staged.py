@@ -277,9 +277,11 @@ def test_loaders_of_a_stage(tmp_path: Path) -> None:
         eval_case.small_set().dataloader(stage=1)
 
 
-def test_sets_without_stages_are_as_they_were() -> None:
+def test_sets_without_stages_are_as_they_were(tmp_path: Path) -> None:
     assert staging_of(eval_case.small_set(), "progressive") is None
     assert staging_of(eval_case.small_set(stages=[0] * 12), None) is None
+    with pytest.raises(ValueError, match="staged: got 'union', but no set here has stages; leave it out"):
+        evaluate(eval_case.small_set(), val=eval_case.source(5, 2), out=tmp_path / "out", staged="union")
 
 
 def test_stored_labels_are_of_all_images_at_once() -> None:

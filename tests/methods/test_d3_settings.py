@@ -48,7 +48,7 @@ def test_our_presets_keep_their_budget(name: str, classes: int, budget: float) -
     ({"max_start_epoch": 29}, "max_start_epoch: got 29 with expert_epochs 2; an iteration would look at epoch 30"),
     ({"max_start_epoch": 29, "mtt_weight": 0.0, "mmd_features": "target"}, "would look at epoch 31"),
     ({"bandwidths": "wide"}, "bandwidths: got 'wide', expected one of paper, median"),
-    ({"decoder": "tiny"}, "'tiny'"),
+    ({"decoder": "tiny"}, "decoder: got 'tiny', expected one of small"),
     ({"size": 48}, "size: got 48"),
     ({"scale": 0.0}, "scale: got 0.0, expected a positive number"),
     ({"batch_syn": 0}, "batch_syn: got 0, expected 1 or more"),

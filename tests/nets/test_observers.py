@@ -230,5 +230,8 @@ def test_a_given_module_is_left_as_it_is() -> None:
 
 @pytest.mark.parametrize("name", ["my_checkpoint.pth", "model.pt", "cifar10_.safetensors"])
 def test_a_checkpoint_whose_name_says_no_network(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"observer: .*{name}: no such file"):
+        load_observer(str(tmp_path / name))
+    save_file({"weight": torch.zeros(1)}, tmp_path / name)
     with pytest.raises(ValueError, match=r"name it <subset>_<network>\.pth, such as cifar10_conv3\.pth, or pass"):
         load_observer(str(tmp_path / name))
