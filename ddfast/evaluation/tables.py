@@ -207,5 +207,6 @@ def recipe_text(values: Mapping[str, Any]) -> str:
     """A recipe's settings in words."""
     order = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "flip", "shift", "factor",
              "cutmix_alpha", "temperature", "bn_twice", "precision")  # fmt: skip
-    shown = [f"{key.replace('_', ' ')} {values[key]}" for key in order if key in values]
+    given = {key: values[key] for key in order if key in values}
+    shown = [f"{key.replace('_', ' ')} {f'{v:g}' if isinstance(v, float) else v}" for key, v in given.items()]
     return ", ".join(shown)
