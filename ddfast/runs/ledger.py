@@ -307,7 +307,11 @@ class Ledger:
             kept = records if keep_files else {task: record.without_files() for task, record in records.items()}
             # without who did it when, so that interrupted and uninterrupted runs end in the same bytes
             content = description.as_bytes({task: record.settled().as_json() for task, record in kept.items()})
-            atomic_write_bytes(self.root / folder.RECORDS_FILE, content)
+            try:
+                atomic_write_bytes(self.root / folder.RECORDS_FILE, content)
+            except FileNotFoundError:  # another worker, done with the same, has swept this one's temporary
+                if self._read_records() is None:
+                    raise
         paths = [self.root / name for record in records.values() for name in record.files]
         for directory in {path.parent for path in paths}:
             remove_temporaries(directory)

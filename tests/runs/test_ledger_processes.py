@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import ledger_worker as helper
 
 from ddfast.runs import Ledger
+from ddfast.runs import ledger as ledger_module
 
 LONG = 600.0
 
@@ -165,3 +166,21 @@ def test_workers_need_neither_torch_nor_pillow() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=helper.ROOT, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_finishing_while_another_worker_sweeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (Ledger.resume(tmp_path / "run", ["a"], {}) for _ in range(2))
+    with first.claim("a") as task:
+        task.write_bytes("a.bin", b"a")  # beside the ledger's own files, whose folder is swept
+        task.complete()
+    write = ledger_module.atomic_write_bytes
+
+    def overtaken(path: Path, content: bytes) -> None:
+        monkeypatch.setattr(ledger_module, "atomic_write_bytes", write)
+        second.finish()
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(ledger_module, "atomic_write_bytes", overtaken)
+    first.finish()
+    assert first.finished()
+    assert not (tmp_path / "run" / "tasks").exists()
