@@ -86,7 +86,7 @@ def run_matching(
     """
     if observer is not None:
         raise ValueError(f"observer: got one, but {method} has none; the networks it needs are trained")
-    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite)
+    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite, worker=options.worker())
     require_classes(source, config.fewest_classes, method)
     require_images(source, config.ipc, f"ipc={config.ipc}")
     settings = {
@@ -95,8 +95,9 @@ def run_matching(
         "source": {"name": source.name, "fingerprint": source.fingerprint()},
     }
     with open_ledger(
-        out, ["distill"], settings, resume=options.resume, overwrite=options.overwrite, outputs=OUTPUTS
-    ) as ledger:
+        out, ["distill"], settings,
+        worker=options.worker(), resume=options.resume, overwrite=options.overwrite, outputs=OUTPUTS,
+    ) as ledger:  # fmt: skip
         if not ledger.finished():
             timings = Timings(out / TIMINGS_FILE)
             problem = Problem(source, config, options, method, timings=timings, measured=True)

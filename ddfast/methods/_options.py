@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ddfast.runs import Worker, identify_worker
+
 
 def option(default: Any, help: str, **extra: Any) -> Any:
     """A dataclass field that carries its command-line help."""
@@ -54,6 +56,10 @@ class RunOptions:
         None, "source images a forward batch (default: 32, on a GPU 128)", methods=_OBSERVED
     )
     constant_frame_skip: bool = option(True, "compute only what the patch can influence (exact)", methods=_OBSERVED)
+    shard: str | None = option(
+        None, "i/n: this is worker i of n, counted from 0, that share the output folder (default: as torchrun's or "
+        "SLURM's variables say)"
+    )  # fmt: skip
     resume: bool = option(False, "go on with the run in the output folder")
     overwrite: bool = option(False, "replace the run in the output folder")
     strict: bool = option(False, "stop at the first unreadable file instead of skipping it", methods=_STREAMED)
@@ -69,14 +75,24 @@ class RunOptions:
             raise ValueError(f"batch_images: got {self.batch_images}, expected 1 or more")
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite: give one of the two")
+        self.worker()
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {', '.join(allowed)}")
 
+    def worker(self) -> Worker:
+        """Who this process is among the workers of the run: ``shard``, or what its launcher's variables say."""
+        return identify_worker(self.shard)
+
     def torch_device(self) -> str:
-        """``device`` with ``auto`` resolved: CUDA when there is a device."""
+        """``device`` with ``auto`` resolved: CUDA when there is a device.
+
+        Of several workers on a machine each gets the GPU of its local index, unless ``device`` names one.
+        """
         import torch
 
+        if self.device in ("auto", "cuda") and torch.cuda.device_count() and (worker := self.worker()).count > 1:
+            return f"cuda:{worker.local_index % torch.cuda.device_count()}"
         if self.device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         if self.device != "cpu" and not self.device.startswith("cuda"):

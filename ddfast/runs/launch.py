@@ -28,7 +28,8 @@ def open_ledger(
     """Create, resume or join a run.
 
     With ``resume`` every worker starts or continues the run, whichever comes first; use it for job arrays, whose tasks
-    start in any order. Without it worker 0 creates the run and the others wait for it.
+    start in any order. Without it worker 0 creates the run and the others wait for it; one that its launcher has
+    started again goes on with the run it left.
 
     Args:
         root: output folder.
@@ -52,7 +53,7 @@ def open_ledger(
             f"overwrite: not with {me.count} workers, some could be in the old run already. "
             "Delete the folder first, or overwrite with a single worker."
         )
-    if resume:
+    if resume or me.restarted:
         ledger = Ledger.resume(root, tasks, config, verify=verify, outputs=outputs)
     elif me.index == 0:
         ledger = Ledger.create(root, tasks, config, overwrite=overwrite, outputs=outputs)
@@ -62,14 +63,21 @@ def open_ledger(
     return ledger
 
 
-def refuse_occupied(root: str | os.PathLike[str], *, resume: bool, overwrite: bool) -> None:
+def refuse_occupied(
+    root: str | os.PathLike[str], *, resume: bool, overwrite: bool, worker: Worker | None = None
+) -> None:
     """The check of the output folder that needs no configuration, to be made before any long work.
+
+    Args:
+        root: output folder.
+        resume, overwrite: as in `open_ledger`.
+        worker: who this is; those beside or after another that made the run (`Worker.continues`) may find it there.
 
     Raises:
         RunError: neither ``resume`` nor ``overwrite``, and the folder is not empty; or the path is a file.
     """
     path = Path(root)
-    if folder.is_empty(path) or resume or overwrite:
+    if folder.is_empty(path) or (worker or Worker()).continues(resume) or overwrite:
         return
     if not folder.read_marker(path):
         raise RunError(f"{path}: is not empty, and what it holds is no run of ddfast. Choose another folder.")

@@ -218,6 +218,31 @@ class Ledger:
             raise RunError(f"{self.root}: task {task} is {state}")
         return claimed
 
+    def claim_or_wait(self, task: str, *, poll: float = 1.0) -> Task | None:
+        """One given task, for work that must go in order: held by this worker, or done by another.
+
+        While a live worker holds the task this one waits, and takes over if that one dies or gives it back.
+
+        Args:
+            task: which.
+            poll: seconds between two looks while waiting.
+
+        Returns:
+            The task, to be used as a context manager; None once it is done.
+
+        Raises:
+            ValueError: no such task.
+            RunError, OSError: the folder cannot be written.
+        """
+        if task not in self.tasks:
+            raise ValueError(f"task: got {task!r}, which is none of the {len(self.tasks)} tasks of this run")
+        while not self.completed(task):
+            claimed = self._try(task)
+            if claimed is not None:
+                return claimed
+            time.sleep(poll)
+        return None
+
     def claims(self, *, wait: bool = True, poll: float = 1.0) -> Iterator[Task]:
         """Task after task until the run is finished.
 

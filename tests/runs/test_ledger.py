@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ddfast.runs import Ledger, RunError, Worker, open_ledger
+from ddfast.runs import Ledger, RunError, Worker, open_ledger, refuse_occupied
 from ddfast.runs.config import fingerprint
 from ddfast.runs.lease import LeaseBook, Owner
 
@@ -369,6 +371,40 @@ def test_workers_prefer_their_own_share(tmp_path: Path) -> None:
         assert list(ledger.records()) == tasks
         with pytest.raises(ValueError, match="index: got 3 with count 3"):
             ledger.prefer(3, 3)
+
+
+def test_a_task_in_order_is_waited_for_and_taken_over(tmp_path: Path) -> None:
+    first, second = (Ledger.resume(tmp_path, ["a", "b"], {}) for _ in range(2))
+    held = first.claim_or_wait("a")
+    assert held is not None
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.extend([second.claim_or_wait("a", poll=0.01)]))
+    thread.start()
+    time.sleep(0.1)
+    assert not got  # waits while the first holds it
+    held.release()
+    thread.join(5)
+    assert got[0].id == "a" and got[0].attempt == 1
+    thread = threading.Thread(target=lambda: got.extend([first.claim_or_wait("a", poll=0.01)]))
+    thread.start()
+    got[0].complete()
+    thread.join(5)
+    assert got[1] is None  # done by the other
+    with pytest.raises(ValueError, match="task: got 'c'"):
+        first.claim_or_wait("c")
+    first.close()
+    second.close()
+
+
+def test_a_worker_started_again_by_its_launcher_goes_on(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, ["a"], {}, worker=Worker()) as ledger, ledger.claim("a") as task:
+        task.complete()
+    with open_ledger(tmp_path, ["a"], {}, worker=Worker(restarted=True)) as ledger:
+        assert ledger.finished()
+    refuse_occupied(tmp_path, resume=False, overwrite=False, worker=Worker(restarted=True))
+    refuse_occupied(tmp_path, resume=False, overwrite=False, worker=Worker(1, 2))
+    with pytest.raises(RunError, match="--resume"):
+        refuse_occupied(tmp_path, resume=False, overwrite=False, worker=Worker(0, 2))
 
 
 def test_finish_needs_all_tasks_and_may_drop_files(tmp_path: Path) -> None:
