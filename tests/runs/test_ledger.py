@@ -384,7 +384,8 @@ def test_a_task_in_order_is_waited_for_and_taken_over(tmp_path: Path) -> None:
     assert not got  # waits while the first holds it
     held.release()
     thread.join(5)
-    assert got[0].id == "a" and got[0].attempt == 1
+    assert got[0].id == "a"
+    assert got[0].attempt == 1
     thread = threading.Thread(target=lambda: got.extend([first.claim_or_wait("a", poll=0.01)]))
     thread.start()
     got[0].complete()
