@@ -120,8 +120,24 @@ class LeaseBook:
         return len(self._held)
 
     def lost(self, task: str) -> bool:
-        """True if this worker held ``task`` and another one has taken it over since."""
+        """True if this worker held ``task`` and another one has taken it over since.
+
+        The files are looked at: a worker that stood still must know before it writes, not at its next heartbeat.
+        """
+        generation = self._held.get(task)
+        if generation is not None and (
+            self.path(task, generation + 1).exists() or not self.path(task, generation).exists()
+        ):
+            self._lost.add(task)
         return task in self._lost
+
+    def holder(self, task: str) -> str:
+        """The owner of the newest lease of ``task``, as text; "" if there is none, or it cannot be read."""
+        try:
+            owner = read_owner(self.path(task, max(self.last_generation(task), 0)))
+        except FileNotFoundError:
+            return ""
+        return "" if owner is None else str(owner)
 
     def release(self, task: str) -> None:
         """Give the lease back; the task is free at once."""

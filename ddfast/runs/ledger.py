@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -132,7 +132,8 @@ class Ledger:
             raise RunError(f"{path}: holds files but no run to resume (no {folder.RUN_FILE}); choose another folder")
         ledger = cls._open(path, run, expiry=expiry, clock_skew=clock_skew)
         for task in ledger.invalid(checksums=verify):
-            ledger.forget(task)
+            if not ledger.completed(task, checksums=verify):  # a worker that finishes may have dropped its files since
+                ledger.forget(task)
         return ledger
 
     @classmethod
@@ -218,7 +219,9 @@ class Ledger:
             raise RunError(f"{self.root}: task {task} is {state}")
         return claimed
 
-    def claim_or_wait(self, task: str, *, poll: float = 1.0) -> Task | None:
+    def claim_or_wait(
+        self, task: str, *, poll: float = 1.0, on_wait: Callable[[str], None] | None = None
+    ) -> Task | None:
         """One given task, for work that must go in order: held by this worker, or done by another.
 
         While a live worker holds the task this one waits, and takes over if that one dies or gives it back.
@@ -226,6 +229,8 @@ class Ledger:
         Args:
             task: which.
             poll: seconds between two looks while waiting.
+            on_wait: called once, before the first wait, with a line that says which task is waited for and who holds
+                it; the place to let go of memory.
 
         Returns:
             The task, to be used as a context manager; None once it is done.
@@ -240,21 +245,38 @@ class Ledger:
             claimed = self._try(task)
             if claimed is not None:
                 return claimed
+            if on_wait is not None and not self.completed(task):
+                on_wait(self.waiting_line(task))
+                on_wait = None
             time.sleep(poll)
         return None
 
-    def claims(self, *, wait: bool = True, poll: float = 1.0) -> Iterator[Task]:
+    def busy(self, task: str) -> bool:
+        """True if a live worker other than this one holds ``task``."""
+        return not self.completed(task) and self._book.held_by_other(task)
+
+    def waiting_line(self, task: str) -> str:
+        """For people: which task is waited for, and who holds it."""
+        holder = self._book.holder(task)
+        machine, _, pid = holder.rpartition(":")[0].rpartition(":")
+        whose = f"process {pid} on {machine}" if pid else "another worker"
+        return f"{self.root}: waiting for task {task}, which {whose} has; it is taken over from there if that one ends"
+
+    def claims(
+        self, *, wait: bool = True, poll: float = 1.0, wanted: Callable[[], bool] | None = None
+    ) -> Iterator[Task]:
         """Task after task until the run is finished.
 
         Args:
             wait: when only tasks held by other workers are left, wait for them, and take over those whose worker dies.
                 False: stop instead.
             poll: seconds between two looks while waiting.
+            wanted: asked before each look; the first False ends it, as if no task were left.
 
         Yields:
             `Task` objects; use each as a context manager before taking the next.
         """
-        while True:
+        while wanted is None or wanted():
             task = self.claim_next()
             if task is not None:
                 yield task
@@ -269,12 +291,15 @@ class Ledger:
         Args:
             checksums: also read the files and compare their SHA-256.
         """
-        record = self._load(task)
-        if record is None or not record.intact(self.root, checksums=checksums):
-            self._done.pop(task, None)
-            return False
-        self._done[task] = record
-        return True
+        for _ in range(2):  # between the record and its files another worker, finishing, may have dropped these
+            record = self._load(task)
+            if record is not None and record.intact(self.root, checksums=checksums):
+                self._done[task] = record
+                return True
+            if record is None:
+                break
+        self._done.pop(task, None)
+        return False
 
     def invalid(self, *, checksums: bool) -> list[str]:
         """Tasks with a done record whose files are missing, or changed in size (or, with ``checksums``, contents)."""
@@ -366,8 +391,13 @@ class Ledger:
     def _try(self, task: str) -> Task | None:
         if task in self._done or self.completed(task):
             return None
-        self._make_tasks_folder()
-        attempt = self._book.claim(task)
+        try:
+            self._make_tasks_folder()
+            attempt = self._book.claim(task)
+        except FileNotFoundError as error:
+            if not self.root.is_dir():
+                raise RunError(f"{self.root}: the folder of the run is gone; start it again") from error
+            return None  # another worker, finishing, has removed tasks/ just now: the next look says so
         if attempt is None:
             return None
         if self.completed(task):  # finished between the look and the claim
@@ -401,6 +431,6 @@ class Ledger:
     def _make_tasks_folder(self) -> None:
         path = self.root / folder.TASKS_FOLDER
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=True)  # a run whose folder was removed does not come back
         except OSError as error:
             raise explain(error, path, "making the folder") or error from error

@@ -1,10 +1,10 @@
-"""Where the time of a run went: wall and CPU seconds of its parts, over all sittings of a run that was resumed."""
+"""Where the time of a run went: wall and CPU seconds of its parts, over all sittings and all workers of a run."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ddfast.runs.progress import format_seconds
 TIMINGS_FILE = "timings.json"
 _FORMAT = "ddfast.timings"
 _SECONDS = 10.0  # between two writes
+_Seconds = dict[tuple[str, str], list[float]]  # by section and part: wall, CPU
 
 
 class Timings:
@@ -29,23 +30,18 @@ class Timings:
                 ...
 
     Args:
-        path: file to keep them in, read first where it exists, so that a resumed run goes on counting; None for none. A
-            file that cannot be read counts as none: it decides nothing.
+        path: file to keep them in, to which a resumed run and every worker adds its own seconds; None for none. A file
+            that cannot be read counts as none: it decides nothing. Of two workers that write in the same moment one
+            may lose what it adds.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
-        self._spent: dict[tuple[str, str], list[float]] = {}
+        self._kept = _read(path)
+        self._own: _Seconds = {}  # since the file was last written
         self._section = ""
         self._open: list[tuple[str, str]] = []
         self._mark = self._written = _now()
-        if path is not None and path.exists():
-            try:
-                content = json.loads(path.read_bytes())
-                for entry in content["parts"]:
-                    self._spent[entry["section"], entry["part"]] = [float(entry["wall"]), float(entry["cpu"])]
-            except (ValueError, KeyError, TypeError, OSError):
-                self._spent = {}
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
@@ -77,16 +73,20 @@ class Timings:
             section: what they are of here; None for the sections they are of there.
         """
         for (where, part), seconds in other._spent.items():
-            spent = self._spent.setdefault((where if section is None else section, part), [0.0, 0.0])
-            for place in range(2):
-                spent[place] += seconds[place]
+            _add(self._own, (where if section is None else section, part), seconds)
 
     def keep(self) -> None:
         """Writes the file, the time of open parts so far included: what a killed run still has."""
         self._settle()
         self._written = _now()
-        if self.path is not None:
+        if self.path is None:
+            return
+        self._kept = _read(self.path)
+        self._kept, self._own = self._spent, {}
+        try:
             atomic_write_bytes(self.path, json.dumps(self.as_json(), indent=1).encode())
+        except FileNotFoundError:
+            return  # another worker, finishing, has swept the folder
 
     def as_json(self) -> dict[str, Any]:
         """``{"format", "parts": [{"section", "part", "wall", "cpu"}]}``, in the order in which they began."""
@@ -112,14 +112,38 @@ class Timings:
             text.append(f"  {section}: " + ", ".join(f"{part} {wall:.1f} s" for part, wall in parts))
         return text
 
+    @property
+    def _spent(self) -> _Seconds:
+        """All there is: what the file held, and what came since."""
+        whole = {key: list(seconds) for key, seconds in self._kept.items()}
+        for key, seconds in self._own.items():
+            _add(whole, key, seconds)
+        return whole
+
     def _settle(self) -> None:
         """Charges the time since the last change to the innermost open part."""
         now = _now()
         if self._open:
-            spent = self._spent.setdefault(self._open[-1], [0.0, 0.0])
-            for place in range(2):
-                spent[place] += now[place] - self._mark[place]
+            _add(self._own, self._open[-1], [now[place] - self._mark[place] for place in range(2)])
         self._mark = now
+
+
+def _add(spent: _Seconds, key: tuple[str, str], seconds: Sequence[float]) -> None:
+    there = spent.setdefault(key, [0.0, 0.0])
+    for place in range(2):
+        there[place] += seconds[place]
+
+
+def _read(path: Path | None) -> _Seconds:
+    if path is None or not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+        return {
+            (entry["section"], entry["part"]): [float(entry["wall"]), float(entry["cpu"])] for entry in content["parts"]
+        }
+    except (ValueError, KeyError, TypeError, OSError):
+        return {}
 
 
 def _now() -> tuple[float, float]:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ddfast.data.resident import Pictures, Resident
 from ddfast.nets.flat_net import FlatNet
-from ddfast.runs import Ledger, Progress, RunError, Task, identify_worker, open_ledger
+from ddfast.runs import Ledger, Progress, RunError, Task, Worker, identify_worker, open_ledger
+from ddfast.runs.sharing import Superseded
 from ddfast.store import set_fingerprint
 from ddfast.train.adjoint.many_step import ManyStep, fastest_way
 from ddfast.train.adjoint.step import PRECISIONS, float32
@@ -84,11 +85,14 @@ def train_experts(
     forgetting: bool = False,
     quiet: bool = False,
     on_expert: Callable[[int], None] | None = None,
+    worker: Worker | None = None,
+    wanted: Callable[[], bool] | None = None,
 ) -> TrajectoryStore:
     """Trains experts that are not trained yet; call it again after any interruption.
 
     Each expert is a task of a ledger in ``out``, so that several processes can share the work, and goes on from its
-    last snapshot. Its numbers do not depend on what else is trained beside it, on GPUs up to rounding.
+    last snapshot. Its numbers do not depend on what else is trained beside it, on GPUs up to rounding, nor on who
+    trains it.
 
     Args:
         net: the architecture.
@@ -105,6 +109,8 @@ def train_experts(
         forgetting: also count forgetting events, for `ddfast.train.forgetting.ForgettingScores`.
         quiet: no progress.
         on_expert: called with the number of each finished expert.
+        worker: who this is among those that share the work; None for what the launcher's variables say.
+        wanted: asked before each epoch; once False the experts are not needed any more, and may be gone.
 
     Returns:
         The store, complete.
@@ -114,7 +120,9 @@ def train_experts(
         NonFiniteLossError: an expert diverged.
         RunError: ``out`` holds other experts, or ones trained without ``forgetting`` where it is asked for, or the disk
             is full.
+        ddfast.runs.sharing.Superseded: ``wanted`` said so.
     """
+    me = worker or identify_worker()
     who = {**expert_identity(net, config, images, pictures or _fingerprint(images, labels)), **(info or {})}
     if starts is not None:
         if starts.shape != (config.experts, net.size):
@@ -128,10 +136,10 @@ def train_experts(
         raise ValueError(f"labels: got {len(labels)} for {len(images)} images, expected one each and at least one")
     step = ManyStep(net, precision=config.precision)  # refuses what it cannot do before there is a folder
     tasks = [f"expert-{number:05d}" for number in range(config.experts)]
-    ledger = open_ledger(out, tasks, who, resume=True, outputs=(EXPERTS_FILE, FORGETTING_FILE, STATES_FOLDER))
-    steps = config.experts * config.epochs
-    with ledger:
+    outputs = (EXPERTS_FILE, FORGETTING_FILE, STATES_FOLDER)
+    with open_ledger(out, tasks, who, worker=me, resume=True, outputs=outputs) as ledger:
         store = TrajectoryStore.create(out / EXPERTS_FILE, config.experts, config.epochs, net.size, who)
+        _require_wanted(out, wanted)  # before anything is said to be missing
         states = ForgettingStates(out, who, len(images), config.epochs) if forgetting else None
         counting = None if states is None or states.merged else states
         for number, task in enumerate(tasks):
@@ -140,10 +148,13 @@ def train_experts(
             elif counting is not None and ledger.completed(task):
                 counting.check(number)
         done = sum(max(store.epochs_done(number), 0) for number in range(config.experts))
-        mode = "quiet" if quiet else "auto"
-        with Progress(steps, done=done, unit="epochs", title=f"training {config.experts} experts", mode=mode) as shown:
-            training = _Training(step, images.to(device), labels.to(device), config, starts, store, counting, shown)
-            training.run(ledger, together or _together(net, training.images.device, config), on_expert)
+        mode = "quiet" if quiet or ledger.finished() else "auto"
+        title = f"training {config.experts} experts"
+        with Progress(config.experts * config.epochs, done=done, unit="epochs", title=title, mode=mode) as shown:
+            training = _Training(
+                step, images.to(device), labels.to(device), config, starts, store, counting, shown, wanted
+            )
+            training.run(ledger, together or _together(net, training.images.device, config, me.count), on_expert)
         if states is not None:
             states.merge(config.experts)
         ledger.finish()
@@ -154,12 +165,17 @@ def _fingerprint(images: Pictures, labels: Tensor) -> str:
     return set_fingerprint(images.pixels if isinstance(images, Resident) else images, labels)
 
 
-def _together(net: FlatNet, device: torch.device, config: ExpertConfig) -> int:
+def _require_wanted(out: Path, wanted: Callable[[], bool] | None) -> None:
+    if wanted is not None and not wanted():
+        raise Superseded(f"{out}: these experts are not needed any more, another worker has done what they were for")
+
+
+def _together(net: FlatNet, device: torch.device, config: ExpertConfig, workers: int = 1) -> int:
     """As many as are faster side by side, but no more than fit, or than each of the launched workers gets."""
     if fastest_way(net, device) == "loop":
         return 1
     planes = config.batch_size * getattr(net, "width", 128) * net.input_size**2
-    return max(1, min(TOGETHER, _NUMBERS // planes, -(-config.experts // identify_worker().count)))
+    return max(1, min(TOGETHER, _NUMBERS // planes, -(-config.experts // workers)))
 
 
 @dataclass
@@ -188,12 +204,13 @@ class _Training:
     store: TrajectoryStore
     states: ForgettingStates | None
     shown: Progress
+    wanted: Callable[[], bool] | None = None
 
     def run(self, ledger: Ledger, together: int, on_expert: Callable[[int], None] | None) -> None:
         """Takes experts until none is left; a finished one's place goes to the next."""
         with ExitStack() as held:
             running: list[_Running] = []
-            for first in ledger.claims():
+            for first in ledger.claims(wanted=self.wanted):
                 running.append(self._begin(held.enter_context(first)))
                 while running:
                     while len(running) < together and (task := ledger.claim_next()) is not None:
@@ -206,7 +223,10 @@ class _Training:
                                 on_expert(each.number)
                     running = left
                     if running:
+                        _require_wanted(self.store.path, self.wanted)
                         self._pass(running)
+        if not ledger.finished():
+            _require_wanted(self.store.path, self.wanted)
 
     def _begin(self, task: Task) -> _Running:
         number = int(task.id.rpartition("-")[2])
