@@ -1,4 +1,4 @@
-"""The observer that a run names: loaded, taken as given, or trained on the source first."""
+"""The observer that a run names: loaded, taken as given, or trained on the source by one of the run's workers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any, Protocol
 from ddfast.data import Source
 from ddfast.methods._options import RunOptions
 from ddfast.nets.observers import Observer, load_observer
-from ddfast.train.small_observer import train_small_observer
+from ddfast.runs.atomic import remove_folder
+from ddfast.train.small_observer import SmallObserver
+
+FOLDER = "observer"
+"""Of a run that trains its observer: its weights, until the set is complete."""
 
 
 class ObserverConfig(Protocol):
@@ -27,14 +31,13 @@ class ObserverConfig(Protocol):
 
 
 def open_observer(
-    source: Source, config: ObserverConfig, options: RunOptions, given: Any = None, *, input_size: int | None = None
-) -> Observer:
-    """The observer of a run.
+    source: Source, config: ObserverConfig, given: Any = None, *, input_size: int | None = None
+) -> Observer | SmallObserver:
+    """The observer of a run, or for ``train:NAME`` what `trained_observer` makes one of, once the run is begun.
 
     Args:
         source: what ``train:NAME`` is trained on.
         config: names it.
-        options: device and progress of a training.
         given: an `Observer`, a module or a name, instead of the config's.
         input_size: side of its pictures; None for the config's ``size``.
 
@@ -51,13 +54,29 @@ def open_observer(
         )
     size = config.size if input_size is None else input_size
     if isinstance(spec, str) and spec.startswith("train:"):
-        return train_small_observer(
-            spec.removeprefix("train:"), source, size=size, seed=config.seed, device=options.torch_device(),
-            progress="quiet" if options.quiet else "auto",
-        )  # fmt: skip
+        return SmallObserver(spec.removeprefix("train:"), source, size, config.seed)
     return load_observer(
         spec, weights=config.weights, num_classes=None, input_size=size, random_weights=config.random_weights
     )
+
+
+def trained_observer(planned: Observer | SmallObserver, out: Path, options: RunOptions) -> Observer:
+    """``planned`` itself, or trained by one of the workers that have begun the run in ``out``, and read by the others.
+
+    Raises:
+        ddfast.runs.RunError: the disk is full.
+    """
+    if isinstance(planned, Observer):
+        return planned
+    return planned.shared(
+        out / FOLDER, worker=options.worker(), device=options.torch_device(),
+        progress="quiet" if options.quiet else "auto",
+    )  # fmt: skip
+
+
+def drop_observer(out: Path) -> None:
+    """Removes what `trained_observer` left in the folder of a run that is complete."""
+    remove_folder(out / FOLDER)
 
 
 def observer_names(config: ObserverConfig) -> dict[str, str | None]:

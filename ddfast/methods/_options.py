@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ddfast.runs import Worker, identify_worker
+from ddfast.runs.device import torch_device
 
 
 def option(default: Any, help: str, **extra: Any) -> Any:
@@ -89,17 +90,7 @@ class RunOptions:
 
         Of several workers on a machine each gets the GPU of its local index, unless ``device`` names one.
         """
-        import torch
-
-        if self.device in ("auto", "cuda") and torch.cuda.device_count() and (worker := self.worker()).count > 1:
-            return f"cuda:{worker.local_index % torch.cuda.device_count()}"
-        if self.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        if self.device != "cpu" and not self.device.startswith("cuda"):
-            raise ValueError(f"device: got {self.device!r}, expected auto, cpu, cuda or cuda:N")
-        if self.device != "cpu" and not torch.cuda.is_available():
-            raise ValueError(f"device: got {self.device!r}, but PyTorch sees no CUDA device here; give cpu or auto")
-        return self.device
+        return torch_device(self.device, self.worker())
 
     def images_a_batch(self) -> int:
         """``batch_images`` with its default for the device."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ddfast.data import Source
+from ddfast.methods._observer import drop_observer
 from ddfast.runs import Ledger, atomic_write_bytes
 from ddfast.store import DistilledSet, ImageFormat, decode_image, manifest_bytes
 from ddfast.store.manifest import MANIFEST_FILE
@@ -28,6 +29,11 @@ def image_format(form: str, jpeg_quality: int) -> ImageFormat:
     return ImageFormat("jpeg", jpeg_quality) if form == "folder" else ImageFormat("png")
 
 
+def is_complete(ledger: Ledger, out: Path) -> bool:
+    """True if every class is done and the set is described: all that may be left is to tidy up."""
+    return (out / MANIFEST_FILE).exists() and ledger.finished()
+
+
 def finish_classes(
     ledger: Ledger,
     out: Path,
@@ -36,6 +42,8 @@ def finish_classes(
     manifest: Callable[[list[dict[str, Any]]], dict[str, Any]],
 ) -> None:
     """Writes the set once every class is done and tidies the folder; doing it again changes nothing.
+
+    Any worker may do it, also several at once: they write the same bytes.
 
     Args:
         ledger: of the run.
@@ -47,13 +55,23 @@ def finish_classes(
     if not (out / MANIFEST_FILE).exists():
         described = manifest([done.record for done in ledger.records().values()])
         if form == "safetensors":
-            _assemble(out, class_names, described)
+            try:
+                _assemble(out, class_names, described)
+            except (OSError, ValueError):
+                if not (out / MANIFEST_FILE).exists():
+                    raise  # otherwise another worker has written the set meanwhile, and removed what it is made of
         else:
             atomic_write_bytes(out / MANIFEST_FILE, manifest_bytes(described))
+    tidy_classes(ledger, out, form)
+
+
+def tidy_classes(ledger: Ledger, out: Path, form: str) -> None:
+    """Removes what a run that is complete needs no longer."""
     ledger.finish(keep_files=form != "safetensors")
     if form == "safetensors":
         for folder in out.glob("[0-9][0-9][0-9][0-9][0-9]"):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # by another worker, perhaps
+    drop_observer(out)
 
 
 def _assemble(out: Path, class_names: Sequence[str], manifest: dict[str, Any]) -> None:

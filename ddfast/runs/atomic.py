@@ -233,6 +233,17 @@ def remove_temporaries(folder: str | os.PathLike[str], *, idle: float = 0.0) -> 
     return len(found)
 
 
+def remove_folder(folder: str | os.PathLike[str]) -> None:
+    """Remove a folder with all it holds in one step, as others see it; one that is not there is no error."""
+    target = Path(folder)
+    gone = _temporary_of(target)
+    try:
+        os.rename(target, gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 def _changed(path: Path) -> float:
     """Time of the last change of a file, or of anything in a folder; infinite if it is gone."""
     try:

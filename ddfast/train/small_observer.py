@@ -2,21 +2,132 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from ddfast.data.sources import Source
 from ddfast.data.squares import whole_images
-from ddfast.nets.checkpoints import fingerprint
+from ddfast.nets.checkpoints import fingerprint, read_state_dict, state_bytes
+from ddfast.nets.convnet import ConvNet
 from ddfast.nets.observers import Observer, load_observer
-from ddfast.runs import Progress
+from ddfast.runs import Progress, Worker, open_ledger
 from ddfast.train.demo_recipe import OBSERVER, small_convnet
 from ddfast.train.loop import TrainConfig, TrainProgress
 from ddfast.train.supervised import fit
 
 DEPTHS = {"conv3": 3, "conv4": 4, "conv5": 5, "conv6": 6}
 IMAGES = 10_000
+FILE = "observer.safetensors"
+_TASK = "train"
+
+
+@dataclass(frozen=True)
+class SmallObserver:
+    """A narrow ConvNet that is still to be trained, for a few epochs on at most 10,000 pictures of ``source``.
+
+    Meant for small pictures and tries; a good observer for photographs takes a full training elsewhere.  The same seed,
+    machine and number of threads give the same weights; workers of one run share one training (`shared`).
+
+    Attributes:
+        name: conv3, conv4, conv5 or conv6.
+        source: pictures to train on.
+        size: side of the pictures and of the observer's input in pixels.
+        seed: decides initial weights and order.
+        recipe: how it is trained; its seed is replaced.
+
+    Raises:
+        ValueError: ``name`` is not conv3 ... conv6, or the pictures are too small for its depth.
+    """
+
+    name: str
+    source: Source
+    size: int
+    seed: int = 0
+    recipe: TrainConfig = OBSERVER
+
+    def __post_init__(self) -> None:
+        if self.name not in DEPTHS:
+            known = ", ".join(f"train:{name}" for name in DEPTHS)
+            raise ValueError(f"observer: got 'train:{self.name}', expected one of {known}")
+        self.network()
+
+    @property
+    def weights(self) -> str:
+        """Where its weights come from, in words; once trained an observer also has their SHA-256."""
+        return f"trained on {self.source.name} for {self.recipe.epochs} epochs, seed {self.seed}"
+
+    def network(self) -> ConvNet:
+        """The network with its initial weights."""
+        return small_convnet(len(self.source.class_names), self.size, seed=self.seed, depth=DEPTHS[self.name])
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights, as JSON."""
+        recipe = asdict(replace(self.recipe, seed=self.seed))
+        source = {"name": self.source.name, "fingerprint": self.source.fingerprint()}
+        return {"observer": self.name, "source": source, "size": self.size, "recipe": recipe}
+
+    def train(self, device: str | torch.device = "cpu", progress: str = "auto") -> Observer:
+        """Trains it here.
+
+        Args:
+            device: where.
+            progress: mode of `ddfast.runs.Progress`.
+        """
+        net, recipe = self.network(), self.recipe
+        images, labels = whole_images(self.source, self.size, -(-IMAGES // len(self.source.class_names)))
+        steps, title = recipe.epochs * -(-len(images) // recipe.batch_size), f"training {self.name}"
+        with Progress(steps, unit="steps", title=f"{title} on {len(images)} pictures", mode=progress) as shown:
+
+            def show(state: TrainProgress) -> None:
+                shown.update((state.epoch - 1) * state.steps + state.step - shown.done, f"loss {state.loss:.3f}")
+
+            fit(net.to(device), images, labels, replace(recipe, seed=self.seed), on_progress=show)
+        return self._observer(net)
+
+    def read(self, path: Path) -> Observer:
+        """The observer from a file of its trained weights.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        net = self.network()
+        net.load_state_dict(read_state_dict(path))
+        return self._observer(net)
+
+    def shared(
+        self, folder: Path, *, worker: Worker | None = None, device: str = "cpu", progress: str = "auto"
+    ) -> Observer:
+        """Trained by one of the workers that call this with the same folder, and read by all.
+
+        Args:
+            folder: for the weights, kept until somebody removes it; a training that was done is not done again.
+            worker: who this is.
+            device, progress: as of `train`.
+
+        Raises:
+            ddfast.runs.RunError: the folder holds another observer, or the disk is full.
+        """
+        while True:
+            with open_ledger(
+                folder, [_TASK], self.identity(), worker=worker, resume=True, outputs=(FILE,)
+            ) as ledger:  # fmt: skip
+                task = ledger.claim_or_wait(_TASK)
+                if task is not None:
+                    with task:
+                        task.write_bytes(FILE, state_bytes(self.train(device, progress).module))
+                        task.complete()
+            try:
+                return self.read(folder / FILE)
+            except FileNotFoundError:
+                continue  # another worker has finished the run meanwhile, and removed the folder
+
+    def _observer(self, net: ConvNet) -> Observer:
+        observer = load_observer(net, num_classes=len(self.source.class_names), input_size=self.size)
+        digest = fingerprint(observer.module)
+        return replace(observer, name=self.name, weights=f"{self.weights}, sha256 {digest}")
 
 
 def train_small_observer(
@@ -29,35 +140,5 @@ def train_small_observer(
     device: str | torch.device = "cpu",
     progress: str = "auto",
 ) -> Observer:
-    """Trains a narrow ConvNet for a few epochs on at most 10,000 pictures of ``source`` at ``size`` pixels.
-
-    Meant for small pictures and tries; a good observer for photographs takes a full training elsewhere.  The same seed,
-    machine and number of threads give the same weights.
-
-    Args:
-        name: conv3, conv4, conv5 or conv6.
-        source: pictures to train on.
-        size: side of the pictures and of the observer's input in pixels.
-        seed: decides initial weights and order.
-        recipe: how it is trained; its seed is replaced.
-        device: where.
-        progress: mode of `ddfast.runs.Progress`.
-
-    Raises:
-        ValueError: ``name`` is not conv3 ... conv6, or the pictures are too small for its depth.
-    """
-    if name not in DEPTHS:
-        raise ValueError(f"observer: got 'train:{name}', expected one of {', '.join('train:' + n for n in DEPTHS)}")
-    classes = len(source.class_names)
-    net = small_convnet(classes, size, seed=seed, depth=DEPTHS[name])
-    images, labels = whole_images(source, size, -(-IMAGES // classes))
-    steps = recipe.epochs * -(-len(images) // recipe.batch_size)
-    with Progress(steps, unit="steps", title=f"training {name} on {len(images)} pictures", mode=progress) as shown:
-
-        def show(state: TrainProgress) -> None:
-            shown.update((state.epoch - 1) * state.steps + state.step - shown.done, f"loss {state.loss:.3f}")
-
-        fit(net.to(device), images, labels, replace(recipe, seed=seed), on_progress=show)
-    observer = load_observer(net, num_classes=classes, input_size=size)
-    origin = f"trained on {source.name} for {recipe.epochs} epochs, seed {seed}"
-    return replace(observer, name=name, weights=f"{origin}, sha256 {fingerprint(observer.module)}")
+    """A `SmallObserver`, trained here at once."""
+    return SmallObserver(name, source, size, seed, recipe).train(device, progress)

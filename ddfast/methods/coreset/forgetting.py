@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ddfast.methods._options import RunOptions
 from ddfast.methods.coreset.config import CoresetConfig
 from ddfast.methods.coreset.pictures import Squares, take
 from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.runs.atomic import remove_folder
 from ddfast.store import set_fingerprint
 from ddfast.train.experts import ExpertConfig, train_experts
 from ddfast.train.forgetting import FORGETTING_FILE, ForgettingScores
@@ -67,18 +68,24 @@ def find_forgotten(source: Source, stream: Stream, config: CoresetConfig, option
     images = torch.stack([image for one in classes for image in one.images])
     labels = torch.tensor([label for label, one in enumerate(classes) for _ in one.images])
     digest = set_fingerprint(images, labels)
-    if config.scores is None:
-        _count(source, images, labels, digest, config, options, out / FOLDER)
-    scores = ForgettingScores.load(out / FOLDER if config.scores is None else config.scores, digest)
-    return _by_class(classes, scores.mean)
+    if config.scores is not None:
+        return _by_class(classes, ForgettingScores.load(config.scores, digest).mean)
+    kept = out / FORGETTING_FILE
+    try:
+        if not kept.exists():
+            _count(source, images, labels, digest, config, options, out / FOLDER)
+            return _by_class(classes, ForgettingScores.load(out / FOLDER, digest).mean)
+    except (OSError, ValueError, RuntimeError):
+        if not kept.exists():
+            raise  # otherwise another worker has finished the run meanwhile, and moved the scores
+    return _by_class(classes, ForgettingScores.load(kept, digest).mean)
 
 
 def keep_scores(out: Path) -> None:
     """Of what was trained for the scores, keeps the scores; doing it again changes nothing."""
-    made = out / FOLDER
-    if (made / FORGETTING_FILE).exists():
-        os.replace(made / FORGETTING_FILE, out / FORGETTING_FILE)
-    shutil.rmtree(made, ignore_errors=True)
+    with suppress(FileNotFoundError):  # another worker has
+        os.replace(out / FOLDER / FORGETTING_FILE, out / FORGETTING_FILE)
+    remove_folder(out / FOLDER)
 
 
 def _count(

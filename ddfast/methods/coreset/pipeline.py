@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from ddfast._types import IMAGENET
 from ddfast.data import CropRequest, Source, Stream, open_stream, require_images
 from ddfast.data.space import known_normalization
-from ddfast.methods._observer import observer_names, open_observer
+from ddfast.methods._observer import FOLDER, observer_names, open_observer, trained_observer
 from ddfast.methods._options import RunOptions
-from ddfast.methods._output import class_tasks, finish_classes, image_format
+from ddfast.methods._output import class_tasks, finish_classes, image_format, is_complete, tidy_classes
 from ddfast.methods.coreset import forgetting, selection
 from ddfast.methods.coreset.config import CoresetConfig
 from ddfast.methods.coreset.pictures import draw_squares, take
@@ -27,6 +28,7 @@ from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, Task, open_ledger, refuse_occupied, seeds
 from ddfast.runs.folder import DEFAULT_OUTPUTS
 from ddfast.store import Cell, assemble_manifest, class_files, class_record
+from ddfast.train.small_observer import SmallObserver
 
 BATCH = 128
 """Pictures of a forward; a constant, since the last bits of features may depend on it."""
@@ -42,27 +44,32 @@ def run(source: Source, out: Path, config: CoresetConfig, options: RunOptions, g
             readable pictures.
         ddfast.runs.RunError: the output folder holds something else, or the disk is full.
     """
-    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite)
+    worker = options.worker()
+    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite, worker=worker)
     require_images(source, config.ipc, f"ipc={config.ipc}")
-    observer = None
-    if config.by_features:
-        observer = open_observer(source, config, options, given, input_size=config.input_size)
-    settings = _settings(source, config, observer)
-    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
-    stream = open_stream(options.stream, workers=workers, device=options.torch_device())
+    planned = open_observer(source, config, given, input_size=config.input_size) if config.by_features else None
+    settings = _settings(source, config, planned)
+    threads = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    stream = open_stream(options.stream, workers=threads, device=options.torch_device())
     try:
         with open_ledger(
-            out, class_tasks(source), settings, resume=options.resume, overwrite=options.overwrite,
-            outputs=(*DEFAULT_OUTPUTS, forgetting.FOLDER),
+            out, class_tasks(source), settings, worker=worker, resume=options.resume, overwrite=options.overwrite,
+            outputs=(*DEFAULT_OUTPUTS, forgetting.FOLDER, FOLDER),
         ) as ledger:  # fmt: skip
-            if not ledger.finished():
-                order = None if config.by_features else _order(source, stream, config, options, out)
-                _Run(source, stream, config, options, ledger, observer, order).all()
-            forgetting.keep_scores(out)
-            finish_classes(
-                ledger, out, source.class_names, config.format,
-                lambda records: _manifest(records, source, config, observer, settings, exact=stream.exact),
-            )  # fmt: skip
+            if is_complete(ledger, out):
+                tidy_classes(ledger, out, config.format)
+                if not options.quiet:
+                    print(f"coreset: the run in {out} was complete already", file=sys.stderr)
+            else:
+                observer = None if planned is None else trained_observer(planned, out, options)
+                if not ledger.finished():
+                    order = None if config.by_features else _order(source, stream, config, options, out)
+                    _Run(source, stream, config, options, ledger, observer, order).all()
+                forgetting.keep_scores(out)
+                finish_classes(
+                    ledger, out, source.class_names, config.format,
+                    lambda records: _manifest(records, source, config, observer, settings, exact=stream.exact),
+                )  # fmt: skip
     finally:
         stream.close()
 
@@ -195,7 +202,7 @@ def _order(source: Source, stream: Stream, config: CoresetConfig, options: RunOp
     return shuffled
 
 
-def _settings(source: Source, config: CoresetConfig, observer: Observer | None) -> dict[str, Any]:
+def _settings(source: Source, config: CoresetConfig, observer: Observer | SmallObserver | None) -> dict[str, Any]:
     """Everything that decides the result: a run may be resumed only with the same."""
     return {
         "method": "coreset",

@@ -1,4 +1,4 @@
-"""The observer of a run: loaded or trained, matched to the source's classes and checked before any work."""
+"""The observer of a run matched to the source's classes, and checked before any work."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from torch import Tensor
 
 from ddfast import ops
 from ddfast.data import DecodeError, Source, Stream
-from ddfast.methods._observer import open_observer
 from ddfast.methods._options import RunOptions
-from ddfast.methods.rded.config import RDEDConfig
 from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer
 
@@ -30,15 +28,12 @@ class Prepared:
     class_check: dict[str, Any]
 
 
-def prepare_observer(
-    source: Source, stream: Stream, config: RDEDConfig, options: RunOptions, given: Any = None
-) -> Prepared:
-    """Loads the observer and makes sure that its outputs mean the source's classes.
+def prepare_observer(source: Source, stream: Stream, options: RunOptions, observer: Observer) -> Prepared:
+    """Makes sure that the observer's outputs mean the source's classes.
 
     Raises:
-        ValueError: no observer named, weights that are not there, or a class order that does not match.
+        ValueError: a class order that does not match.
     """
-    observer = open_observer(source, config, options, given)
     targets = tuple(map_classes(source.class_names, observer.num_classes, observer.class_names).tolist())
     if observer.random_weights or not options.check_classes:
         why = "random weights" if observer.random_weights else "switched off"

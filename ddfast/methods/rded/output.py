@@ -22,6 +22,7 @@ from ddfast.runs import Ledger
 from ddfast.store import Cell, ImageFormat, assemble_manifest
 from ddfast.store import class_files as image_files
 from ddfast.store import class_record as image_record
+from ddfast.train.small_observer import SmallObserver
 
 
 def config_json(config: RDEDConfig) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def config_json(config: RDEDConfig) -> dict[str, Any]:
     return {**values, **observer_names(config)}
 
 
-def settings(source: Source, config: RDEDConfig, observer: Observer) -> dict[str, Any]:
+def settings(source: Source, config: RDEDConfig, observer: Observer | SmallObserver) -> dict[str, Any]:
     """Everything that decides the result: a run may be resumed only with the same."""
     return {
         "method": "rded",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.observer import Prepared
 from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer, load_observer
-from ddfast.runs import Progress, open_ledger
+from ddfast.runs import Ledger, Progress, open_ledger
 from ddfast.store import Cell, class_record
 
 
@@ -28,7 +29,7 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
 
     ``observer`` may be a model name, a file, a module, or a function that builds a module (called after seeding, so
     that its random initialisation draws from the same stream as in the reference).  Runs on the CPU; of the options,
-    only ``resume``, ``overwrite`` and ``quiet`` matter.
+    only ``shard``, ``resume``, ``overwrite`` and ``quiet`` matter.
 
     Raises:
         ValueError: a source that is not class folders, or fewer than ``mipc`` files in a folder.
@@ -39,24 +40,40 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
         raise ValueError("parity: needs rounding='truncate', format='folder' and jpeg_quality=75, as the reference")
     require_images(source, config.mipc, f"parity with mipc={config.mipc}")
     prepared, generator = _prepare(source, config, observer)
-    module = prepared.observer.module
     settings = output.settings(source, config, prepared.observer)
-    with open_ledger(out, class_tasks(source), settings, resume=options.resume, overwrite=options.overwrite) as ledger:
-        items = parity.classes([source.folder(c) for c in range(len(source.class_names))], config, generator)
-        done = ledger.records()
-        mode = "quiet" if options.quiet else "auto"
-        with Progress(len(ledger.tasks), done=len(done), unit="classes", title="rded (parity)", mode=mode) as progress:
-            for item, name in zip(items, ledger.tasks, strict=True):
-                if name in done:
-                    continue
-                result = parity.distill_class(item, module, config, prepared.targets[item.label])
-                with ledger.claim(name) as task:
-                    files = output.class_files(item.label, result.mosaics, config)
-                    for path, data in files.items():
-                        task.write_bytes(path, data)
-                    task.complete(_record(source, item, result, files, config))
-                progress.update()
+    with open_ledger(
+        out, class_tasks(source), settings,
+        worker=options.worker(), resume=options.resume, overwrite=options.overwrite,
+    ) as ledger:  # fmt: skip
+        begun, mode = generator.get_state(), "quiet" if options.quiet else "auto"
+        with Progress(
+            len(ledger.tasks), done=len(ledger.records()), unit="classes", title="rded (parity)", mode=mode
+        ) as progress:
+            while not ledger.finished():
+                generator.set_state(begun)
+                _pass(source, config, prepared, generator, ledger, progress)
+                if not ledger.finished():  # what is left is held by other workers
+                    time.sleep(1.0)
         output.finish(ledger, out, source, config, prepared, stream_exact=True)
+
+
+def _pass(
+    source: FolderSource, config: RDEDConfig, prepared: Prepared, generator: torch.Generator, ledger: Ledger,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Once through all classes, whose draws follow one another; does those that are free."""
+    items = parity.classes([source.folder(c) for c in range(len(source.class_names))], config, generator)
+    for item, name in zip(items, ledger.tasks, strict=True):
+        claimed = ledger.claim_next([name])
+        if claimed is None:
+            continue
+        with claimed as task:
+            result = parity.distill_class(item, prepared.observer.module, config, prepared.targets[item.label])
+            files = output.class_files(item.label, result.mosaics, config)
+            for path, data in files.items():
+                task.write_bytes(path, data)
+            task.complete(_record(source, item, result, files, config))
+        progress.update()
 
 
 def _prepare(source: Source, config: RDEDConfig, given: Any) -> tuple[Prepared, torch.Generator]:

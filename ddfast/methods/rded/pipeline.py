@@ -13,15 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddfast.data import CropRequest, Source, Stream, draw_rrc_boxes, open_stream, require_images
+from ddfast.methods._observer import FOLDER, open_observer, trained_observer
 from ddfast.methods._options import RunOptions
-from ddfast.methods._output import class_tasks
+from ddfast.methods._output import class_tasks, is_complete, tidy_classes
 from ddfast.methods.rded import output, parity_run, stages
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.finisher import Finisher
-from ddfast.methods.rded.observer import prepare_observer
+from ddfast.methods.rded.observer import Prepared, prepare_observer
 from ddfast.methods.rded.report import Report
 from ddfast.methods.rded.scorer import Scorer, draw_positions
+from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, Task, open_ledger, refuse_occupied
+from ddfast.runs.folder import DEFAULT_OUTPUTS
 
 
 def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> None:
@@ -31,31 +34,50 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
         ValueError: settings, source and observer do not fit together, or a class has too few readable pictures.
         ddfast.runs.RunError: the output folder holds something else, or the disk is full.
     """
-    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite)
+    worker = options.worker()
+    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite, worker=worker)
     if config.parity:
         parity_run.run(source, out, config, options, observer)
         return
     require_images(source, config.patches, f"ipc={config.ipc} with factor={config.factor}")
-    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
-    stream = open_stream(options.stream, workers=workers, device=options.torch_device())
+    threads = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    stream = open_stream(options.stream, workers=threads, device=options.torch_device())
     report = Report(config, options)
     try:
         with report.stage("observer"):
-            prepared = prepare_observer(source, stream, config, options, observer)
-        tasks = class_tasks(source)
+            planned = open_observer(source, config, observer)
+            # before there is a folder, unless it is still to be trained in there
+            known = prepare_observer(source, stream, options, planned) if isinstance(planned, Observer) else None
         with report.stage("listing the source"):
-            settings = output.settings(source, config, prepared.observer)
-        with open_ledger(out, tasks, settings, resume=options.resume, overwrite=options.overwrite) as ledger:
-            if not ledger.finished():
-                with report.stage("calibration"):
-                    scorer = Scorer(source, stream, prepared.observer, config, options, prepared.targets)
-                _Run(source, stream, scorer, config, options, ledger, report).all()
-            with report.stage("manifest"):
-                output.finish(ledger, out, source, config, prepared, stream_exact=stream.exact)
+            settings = output.settings(source, config, planned)
+        with open_ledger(
+            out, class_tasks(source), settings, worker=worker, resume=options.resume, overwrite=options.overwrite,
+            outputs=(*DEFAULT_OUTPUTS, FOLDER),
+        ) as ledger:  # fmt: skip
+            if is_complete(ledger, out):
+                tidy_classes(ledger, out, config.format)
+            else:
+                with report.stage("observer"):
+                    observer = trained_observer(planned, out, options)
+                    prepared = known or prepare_observer(source, stream, options, observer)
+                _work(source, stream, config, options, ledger, report, prepared)
+                with report.stage("manifest"):
+                    output.finish(ledger, out, source, config, prepared, stream_exact=stream.exact)
     finally:
         stream.close()
     if not options.quiet:
         report.show(out, len(source.class_names))
+
+
+def _work(
+    source: Source, stream: Stream, config: RDEDConfig, options: RunOptions, ledger: Ledger, report: Report,
+    prepared: Prepared,
+) -> None:  # fmt: skip
+    """Until every class is done, by this worker or another."""
+    if not ledger.finished():
+        with report.stage("calibration"):
+            scorer = Scorer(source, stream, prepared.observer, config, options, prepared.targets)
+        _Run(source, stream, scorer, config, options, ledger, report).all()
 
 
 class _Run:

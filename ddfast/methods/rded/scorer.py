@@ -140,15 +140,14 @@ class Scorer:
         return self.config.num_crop * sum(min(count, self.config.mipc) for count in counts)
 
     def levels(self) -> list[Level]:
-        """Fresh levels with the calibrated bounds."""
+        """Fresh levels with the calibrated bounds.
+
+        What one class finds out about them stays with it: results must not depend on which worker does which classes.
+        """
         levels = [Level(name, delta) for name, delta in zip(self.names, [*self.deltas, 0.0], strict=True)]
         levels[0].delta += _FLOAT32_NOISE
         levels[0].relative = _FLOAT32_NOISE
         return levels
-
-    def learn(self, levels: Sequence[Level]) -> None:
-        """Keeps bounds that a class found too tight, for the classes after it."""
-        self.deltas = [max(old, level.delta) for old, level in zip(self.deltas, levels, strict=False)]
 
     def score(self, crops: Tensor, label: int) -> Tensor:
         """First-level margins, float64 [n], of patches [n, 3, p, p] of one class; on a GPU, without waiting for it."""

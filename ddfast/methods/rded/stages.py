@@ -97,7 +97,6 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
             "normalisation"
         )
     chosen: Selection = select(t, config.patches, levels, finer=mended)
-    scorer.learn(levels)
     for level in levels:
         level.rescore = None  # lets go of the patches
     return Chosen(
