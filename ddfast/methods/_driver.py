@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ddfast._tensor_files import read_torch
 from ddfast.data import Source, require_images
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import RunOptions
@@ -24,24 +24,27 @@ from ddfast.runs import (
     Ledger,
     Progress,
     RunError,
+    Task,
     Timings,
     atomic_write_bytes,
     open_ledger,
     refuse_occupied,
 )
 from ddfast.runs.folder import DEFAULT_OUTPUTS
+from ddfast.runs.sharing import teller, unless
 from ddfast.store import contact_sheet_png
 from ddfast.train import NonFiniteLossError
 from ddfast.train.flat_student import flat_accuracy, fresh_theta
 from ddfast.train.matching import Matcher, MatchingData, Starts
 
-CHECKPOINT, EXPERTS = "checkpoint.pt", "experts"
+CHECKPOINT, EXPERTS, TASK = "checkpoint.pt", "experts", "distill"
 OUTPUTS = (*DEFAULT_OUTPUTS, CHECKPOINT, EXPERTS, TIMINGS_FILE, "images_*.png")
 _SECONDS = 60.0  # between checkpoints
 _CURVE = 2000  # losses of a manifest, at most
 
 # (problem, config, data, stage from 0, folder for files such as experts, options)
 MakeMatcher = Callable[[Problem, Any, MatchingData, int, Path, RunOptions], Matcher]
+Share = Callable[[Problem, Any, MatchingData, int, Path, RunOptions], None]  # by all workers, before one matches
 
 
 @runtime_checkable
@@ -70,14 +73,18 @@ class HasStarts(Protocol):
 
 def run_matching(
     method: str, source: Source, out: Path, config: MatchingConfig, options: RunOptions, make_matcher: MakeMatcher,
-    observer: Any = None,
+    observer: Any = None, share: Share | None = None,
 ) -> None:  # fmt: skip
     """Distils ``source`` into ``out``; see :func:`ddfast.distill`.
+
+    Any number of workers may do so at once: all of them ``share``, then one matches while the others wait; they go on
+    from its last checkpoint if it dies.
 
     Args:
         method: its name, which also begins the names of the random streams.
         source, out, config, options, observer: as a method's ``run`` gets them.
         make_matcher: makes the method's matcher.
+        share: what can be done together before that.
 
     Raises:
         ValueError: settings and source do not fit together.
@@ -86,7 +93,8 @@ def run_matching(
     """
     if observer is not None:
         raise ValueError(f"observer: got one, but {method} has none; the networks it needs are trained")
-    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite, worker=options.worker())
+    worker = options.worker()
+    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite, worker=worker)
     require_classes(source, config.fewest_classes, method)
     require_images(source, config.ipc, f"ipc={config.ipc}")
     settings = {
@@ -95,14 +103,11 @@ def run_matching(
         "source": {"name": source.name, "fingerprint": source.fingerprint()},
     }
     with open_ledger(
-        out, ["distill"], settings,
-        worker=options.worker(), resume=options.resume, overwrite=options.overwrite, outputs=OUTPUTS,
+        out, [TASK], settings,
+        worker=worker, resume=options.resume, overwrite=options.overwrite, outputs=OUTPUTS,
     ) as ledger:  # fmt: skip
-        if not ledger.finished():
-            timings = Timings(out / TIMINGS_FILE)
-            problem = Problem(source, config, options, method, timings=timings, measured=True)
-            _distill(method, problem, out, options, make_matcher, ledger)
-            show_timings(timings, method, options)
+        with unless(ledger.finished):
+            _Run(method, source, out, config, options, ledger).all(make_matcher, share)
         ledger.finish()
     (out / CHECKPOINT).unlink(missing_ok=True)  # here, so that a run killed just before it leaves none for good
 
@@ -116,24 +121,52 @@ def require_classes(source: Source, fewest: int, method: str) -> None:
         )
 
 
-def _distill(
-    method: str, problem: Problem, out: Path, options: RunOptions, make_matcher: MakeMatcher, ledger: Ledger
-) -> None:
-    config, net = problem.config, problem.net
-    images, labels = problem.resident()
-    problem.pictures = torch.empty(0, dtype=torch.uint8)
-    none = torch.empty(0, *images.shape[1:], device=images.device)
-    data = MatchingData(net, images, labels, none, labels.new_empty(0))
-    matcher = make_matcher(problem, config, data, 0, out, options)
-    del data, images, labels  # gigabytes for large sets; a matcher that needs them has them
-    with ledger.claim("distill") as task:
-        course = Loop(matcher, problem, out, options, stream=method).run()
+class _Run:
+    def __init__(
+        self, method: str, source: Source, out: Path, config: MatchingConfig, options: RunOptions, ledger: Ledger
+    ) -> None:
+        self.method, self.source, self.out, self.config = method, source, out, config
+        self.options, self.ledger, self.timings = options, ledger, Timings(out / TIMINGS_FILE)
+        self._pictures: tuple[Problem, MatchingData] | None = None
+
+    def all(self, make_matcher: MakeMatcher, share: Share | None) -> None:
+        """What is left to do, together with other workers."""
+        if share is not None and not self.ledger.completed(TASK) and not self.ledger.busy(TASK):
+            share(*self._problem(), 0, self.out, self.options)
+        task = self.ledger.claim_or_wait(TASK, on_wait=self._wait)
+        if task is not None:
+            with task:
+                self._distill(task, make_matcher)
+            show_timings(self.timings, self.method, self.options)
+
+    def _problem(self) -> tuple[Problem, MatchingConfig, MatchingData]:
+        """The pictures, read when they are first needed."""
+        if self._pictures is None:
+            problem = Problem(
+                self.source, self.config, self.options, self.method, timings=self.timings, measured=True
+            )  # fmt: skip
+            images, labels = problem.resident()
+            problem.pictures = torch.empty(0, dtype=torch.uint8)
+            none = torch.empty(0, *images.shape[1:], device=images.device)
+            self._pictures = problem, MatchingData(problem.net, images, labels, none, labels.new_empty(0))
+        return self._pictures[0], self.config, self._pictures[1]
+
+    def _wait(self, what: str) -> None:
+        self._pictures = None  # maybe for hours
+        teller(self.options.quiet)(what)
+
+    def _distill(self, task: Task, make_matcher: MakeMatcher) -> None:
+        out, config = self.out, self.config
+        matcher = make_matcher(*self._problem(), 0, out, self.options)
+        problem = self._problem()[0]
+        self._pictures = None  # gigabytes for large sets; a matcher that needs them has them
+        course = Loop(matcher, problem, out, self.options, stream=self.method, task=task).run()
         stored, classes = matcher.stored()
         lr = matcher.learned_lr()
         recipe = config.recipe(lr)
         extras = {} if lr is None else {"lr": torch.tensor([lr])}
         manifest = {
-            "method": method,
+            "method": self.method,
             "config": config.identity(),
             "lr": recipe["lr"],
             "recipe": recipe,
@@ -181,12 +214,15 @@ class Loop:
         starts: weights test students start from, in turn; None for fresh ones.
         before: images and targets in front of the matcher's own ``student_set()`` for test students.
         title: of the progress; None for ``stream``.
+        task: what this worker holds for it; once another has taken that over, nothing more is written.
     """
 
     def __init__(
         self, matcher: Matcher, problem: Problem, folder: Path, options: RunOptions, *, stream: str,
         starts: Starts | None = None, before: tuple[Tensor, Tensor] | None = None, title: str | None = None,
+        task: Task | None = None,
     ) -> None:  # fmt: skip
+        self.task = task
         self.matcher, self.problem, self.config, self.options = matcher, problem, problem.config, options
         self.folder, self.stream, self.starts, self.before = folder, stream, starts, before
         self.title = stream if title is None else title
@@ -198,15 +234,18 @@ class Loop:
 
         Raises:
             NonFiniteLossError: the matching diverged; the checkpoint holds the state before.
-            RunError: the checkpoint is damaged, or the disk is full.
+            RunError: the checkpoint is damaged, the disk is full, or another worker has taken over.
         """
         self._load()
         self._state = _copied(self.matcher.state_dict())
         try:
             with self.problem.timings.part("matching"):
                 self._iterate()
-        finally:
-            self._save()
+        except BaseException:
+            if self.task is None or not self.task.lost:
+                self._save()
+            raise
+        self._save()
         if self.config.keeps_best and self.course.best:
             self.matcher.load_state_dict(_copied(self.course.best["state"]))
         return self.course
@@ -258,6 +297,7 @@ class Loop:
         matcher, course, config = self.matcher, self.course, self.config
         iteration, lr = matcher.iteration, matcher.learned_lr()
         sheet = contact_sheet_png(self.problem.distilled(*matcher.stored()))
+        self._require_held()
         atomic_write_bytes(self.folder / f"images_{iteration:05d}.png", sheet)
         test: dict[str, float] = {"iteration": iteration}
         if config.test != "none":
@@ -294,17 +334,26 @@ class Loop:
         content = {"matcher": self._state, **vars(self.course)}
         file = io.BytesIO()
         torch.save(content, file)
+        self._require_held()
         atomic_write_bytes(self.folder / CHECKPOINT, file.getvalue())
+
+    def _require_held(self) -> None:
+        """What is on disk may be newer than what this worker has, if another one took over while it stood still."""
+        if self.task is not None and self.task.lost:
+            raise RunError(
+                f"{self.folder}: another worker has taken over task {self.task.id}, since this one stood still too "
+                "long; start this worker again"
+            )
 
     def _load(self) -> None:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return
         try:
-            content = torch.load(path, map_location=self.problem.device, weights_only=True)
+            content = read_torch(path, map_location=self.problem.device)
             self.matcher.load_state_dict(content.pop("matcher"))
             self.course = Course(**content)
-        except (OSError, RuntimeError, EOFError, TypeError, KeyError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise RunError(f"{path}: cannot be read as a checkpoint ({error}); remove it to start anew") from error
         self.course.losses = self.course.losses[: self.matcher.iteration]
 

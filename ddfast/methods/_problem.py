@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Problem:
         with self.timings.part("pictures"):
             self._read(config.ipc if ipc is None else ipc, measured)
         self.pool: Tensor | None = None
+        self.wanted: Callable[[], bool] | None = None  # whether what is prepared for a matching is needed still
 
     def _read(self, ipc: int, measured: bool) -> None:
         most = max(map(self.source.count, range(len(self.class_names))))

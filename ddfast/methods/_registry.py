@@ -20,7 +20,7 @@ class Method:
     """A distillation method: ``run(source, out, config, options, observer=None) -> None``, writing to ``out``.
 
     ``make_matcher`` of a matching method is a `ddfast.methods._driver.MakeMatcher`; progressive distillation builds
-    its stages with it.
+    its stages with it, after `ddfast.methods._driver.Share`, where there is one.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Method:
     presets: Mapping[str, Mapping[str, Any]]
     run: Callable[..., None]
     make_matcher: Callable[..., Any] | None = None
+    share: Callable[..., None] | None = None
 
     def configure(self, preset: str | None, **values: Any) -> Any:
         """The config of a preset with single values replaced (None keeps the preset's; mappings are merged).
@@ -64,11 +65,12 @@ def register_method(
     config_class: type,
     presets: Mapping[str, Mapping[str, Any]],
     make_matcher: Callable[..., Any] | None = None,
+    share: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorator that registers ``run(source, out, config, options, observer=None)`` as method ``name``."""
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
-        _METHODS[name] = Method(name, config_class, presets, run, make_matcher)
+        _METHODS[name] = Method(name, config_class, presets, run, make_matcher, share)
         return run
 
     return decorate

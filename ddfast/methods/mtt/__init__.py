@@ -22,7 +22,13 @@ def _make_matcher(*given: Any) -> Matcher:
     return make_matcher(*given)
 
 
-@register_method("mtt", config_class=MTTConfig, presets=PRESETS, make_matcher=_make_matcher)
+def _share(*given: Any) -> None:
+    from ddfast.methods.mtt.pipeline import share
+
+    share(*given)
+
+
+@register_method("mtt", config_class=MTTConfig, presets=PRESETS, make_matcher=_make_matcher, share=_share)
 def _run(source: Source, out: Path, config: MTTConfig, options: RunOptions, observer: Any = None) -> None:
     from ddfast.methods.mtt.pipeline import run
 

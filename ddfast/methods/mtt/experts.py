@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ddfast.methods._options import RunOptions
 from ddfast.methods.mtt.config import MTTConfig
 from ddfast.nets.flat_net import FlatNet
+from ddfast.runs import RunError, Task, open_ledger
+from ddfast.runs.sharing import teller
 from ddfast.train.experts import train_experts, trained
 from ddfast.train.matching import MatchingData
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore, read_replay_buffers
@@ -21,7 +24,7 @@ OTHERS = "other pictures too, which may hold the held-out ones"
 
 def find_experts(
     data: MatchingData, pictures: str, config: MTTConfig, options: RunOptions, out: Path,
-    on_expert: Callable[[int], None] | None = None,
+    on_expert: Callable[[int], None] | None = None, wanted: Callable[[], bool] | None = None,
 ) -> tuple[TrajectoryStore, str]:  # fmt: skip
     """Experts for ``config``.
 
@@ -32,6 +35,7 @@ def find_experts(
         config, options: of the run.
         out: folder for experts that are trained or imported here.
         on_expert: called with the number of each that is trained.
+        wanted: as `train_experts`'s.
 
     Returns:
         The experts, and for the manifest what they were trained on: "the run's training pictures", or that others may
@@ -48,6 +52,7 @@ def find_experts(
         store = train_experts(
             net, data.images, data.labels, config.expert_config(), out, starts=starts, pictures=pictures,
             info=config.expert_info(), device=options.torch_device(), quiet=options.quiet, on_expert=on_expert,
+            worker=options.worker(), wanted=wanted,
         )  # fmt: skip
         return store, OWN
     place = Path(config.buffers)
@@ -55,7 +60,7 @@ def find_experts(
         store = trained(place, net)
         _same_space(place, str(store.info.get("space", "unknown")), config)
     else:
-        store = _imported(place, net, config, out)
+        store = _imported(place, net, config, out, options)
     last = config.max_start_epoch - 1 + config.expert_epochs
     if last > store.epochs:
         raise ValueError(
@@ -65,26 +70,34 @@ def find_experts(
     return store, OWN if store.info.get("pictures") == pictures else OTHERS
 
 
-def _imported(place: Path, net: FlatNet, config: MTTConfig, out: Path) -> TrajectoryStore:
-    """MTT's files, written into a store of our own, expert by expert; what an earlier call imported is kept."""
+def _imported(place: Path, net: FlatNet, config: MTTConfig, out: Path, options: RunOptions) -> TrajectoryStore:
+    """MTT's files, written into a store of our own by one worker; what an earlier call imported is kept."""
     files = sorted(place.glob("replay_buffer_*.pt"))
     if not files:
         raise FileNotFoundError(f"buffers: {place} holds neither {EXPERTS_FILE} nor replay_buffer_*.pt")
     _same_space(place, _space_by_name(place), config)
-    names = [file.name for file in files]
-    if (out / EXPERTS_FILE).exists():
-        store = TrajectoryStore.open(out)
-        done = all(store.epochs_done(number) == store.epochs for number in range(len(store)))
-        if done and store.info == {"net": asdict(net), "imported": names}:
-            return store
+    info = {"net": asdict(net), "imported": [file.name for file in files]}
+    with open_ledger(out, ["import"], info, worker=options.worker(), resume=True, outputs=(EXPERTS_FILE,)) as ledger:
+        if ledger.completed("import") and not (out / EXPERTS_FILE).exists():
+            ledger.forget("import")  # the store was removed since
+        task = ledger.claim_or_wait("import", on_wait=teller(options.quiet))
+        if task is not None:
+            with task:
+                _import(files, net, info, out, task)
+                task.complete()
+        ledger.finish()
+    return TrajectoryStore.open(out)
+
+
+def _import(files: Sequence[Path], net: FlatNet, info: dict[str, Any], out: Path, task: Task) -> None:
     total = sum(1 for _ in read_replay_buffers(files))
     for number, expert in enumerate(read_replay_buffers(files)):
-        info = {"net": asdict(net), "imported": names}
         thetas = [net.join(snapshot) for snapshot in expert]
         store = TrajectoryStore.create(out / EXPERTS_FILE, total, len(thetas) - 1, net.size, info)
         for epoch in range(store.epochs_done(number) + 1, len(thetas)):
+            if task.lost:
+                raise RunError(f"{out}: another worker has taken over the import; start this worker again")
             store.write(number, epoch, thetas[epoch])
-    return store
 
 
 def _space_by_name(place: Path) -> str:

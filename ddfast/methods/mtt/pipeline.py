@@ -32,7 +32,19 @@ def run(source: Source, out: Path, config: MTTConfig, options: RunOptions, obser
         NonFiniteLossError: an expert or the matching diverged; go on with other settings in another folder.
         ddfast.runs.RunError: the output folder holds something else, or the disk is full.
     """
-    run_matching("mtt", source, out, config, options, make_matcher, observer)
+    run_matching("mtt", source, out, config, options, make_matcher, observer, share)
+
+
+def share(
+    problem: Problem, config: MTTConfig, data: MatchingData, stage: int, folder: Path, options: RunOptions
+) -> None:
+    """Finds or trains the experts in ``folder``, beside other workers that do so.
+
+    Raises:
+        ValueError, FileNotFoundError, ddfast.runs.RunError: as `find_experts`.
+        NonFiniteLossError: an expert diverged.
+    """
+    _experts(problem, config, data, folder, options)
 
 
 def make_matcher(
@@ -44,11 +56,7 @@ def make_matcher(
         ValueError, FileNotFoundError, ddfast.runs.RunError: the experts do not fit.
         NonFiniteLossError: an expert diverged.
     """
-    timings = problem.timings
-    with timings.part("experts"):
-        store, seen = find_experts(
-            data, problem.fingerprint, config, options, folder / EXPERTS, on_expert=lambda number: timings.keep()
-        )
+    store, seen = _experts(problem, config, data, folder, options)
     images, labels = problem.initial(data.images, stage)
     names = {f.name for f in fields(TrajectorySettings)}
     chosen = {f.name: getattr(config, f.name) for f in fields(config) if f.name in names}
@@ -57,6 +65,17 @@ def make_matcher(
         data.net, store, settings, images, labels, frozen=data.frozen, frozen_labels=data.frozen_labels,
         logits=_logits(data, store, images) if config.soft_labels else None, notes={"experts_trained_on": seen},
     )  # fmt: skip
+
+
+def _experts(
+    problem: Problem, config: MTTConfig, data: MatchingData, folder: Path, options: RunOptions
+) -> tuple[TrajectoryStore, str]:
+    timings = problem.timings
+    with timings.part("experts"):
+        return find_experts(
+            data, problem.fingerprint, config, options, folder / EXPERTS, on_expert=lambda number: timings.keep(),
+            wanted=problem.wanted,
+        )  # fmt: skip
 
 
 def _logits(data: MatchingData, store: TrajectoryStore, images: Tensor) -> Tensor:
