@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ddfast import _run_commands
+from ddfast.runs.preemption import Preempted, preemptible
 
 _EXAMPLES = """examples:
   ddfast demo --out demo
@@ -33,24 +34,36 @@ _EXAMPLES = """examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    """Runs the command; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 ended by SIGTERM).
+
+    SIGUSR1 and SIGUSR2, with which launchers warn of the end, count as SIGTERM does (exit codes 138 and 140).
+    """
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser(every=words[:1] not in ([name] for name in _run_commands.NAMES)).parse_args(words)
     try:
-        if getattr(arguments, "launcher", None):
-            return _run_commands.launch(arguments, words, arguments.out or _evaluation_folder(arguments))
-        return int(arguments.run(arguments) or 0)
+        with preemptible():
+            if getattr(arguments, "launcher", None):
+                return _run_commands.launch(arguments, words, arguments.out or _evaluation_folder(arguments))
+            return int(arguments.run(arguments) or 0)
     except KeyboardInterrupt:
-        given = set(vars(arguments))
-        hint = "go on with --resume" if {"method", "sets", "teachers"} & given else ""
-        hint = "give the same command to go on" if "table" in given else hint
-        print(f"\ninterrupted{hint and '; what is finished is kept, '}{hint}", file=sys.stderr)
+        print(f"\ninterrupted{_how_to_go_on(arguments)}", file=sys.stderr)
         return 130
+    except Preempted as stop:
+        print(f"\nstopped by {stop}{_how_to_go_on(arguments)}", file=sys.stderr)
+        return stop.exit_code
     except (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError) as error:
         if arguments.traceback:
             raise
         print(f"ddfast: error: {error}", file=sys.stderr)
         return 1
+
+
+def _how_to_go_on(arguments: argparse.Namespace) -> str:
+    """The end of the line that says the command was stopped."""
+    given = set(vars(arguments))
+    if "table" in given:
+        return "; what is finished is kept, give the same command to go on"
+    return "; what is finished is kept, go on with --resume" if {"method", "sets", "teachers"} & given else ""
 
 
 def _parser(*, every: bool = True) -> argparse.ArgumentParser:

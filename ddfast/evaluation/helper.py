@@ -8,19 +8,23 @@ import sys
 
 from ddfast.evaluation.plan import Plan
 from ddfast.evaluation.runner import OUTPUTS, work
-from ddfast.runs import open_ledger
+from ddfast.runs import Preempted, open_ledger, preemptible
 from ddfast.runs.parent import end_with_parent
 
 
 def main() -> int:
     """Works until nothing is left; the parent reports what goes wrong in a task when it takes the task itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    end_with_parent()
+    end_with_parent(parent=int(sys.argv[1]))
     plan, out = pickle.load(sys.stdin.buffer)
     if not isinstance(plan, Plan):
         raise TypeError(f"got {type(plan).__name__} on standard input, expected a plan")
-    with open_ledger(out, [spec.id for spec in plan.specs()], plan.identity(), resume=True, outputs=OUTPUTS) as ledger:
-        work(plan, ledger)
+    tasks = [spec.id for spec in plan.specs()]
+    try:
+        with preemptible(), open_ledger(out, tasks, plan.identity(), resume=True, outputs=OUTPUTS) as ledger:
+            work(plan, ledger)
+    except Preempted as stop:
+        return stop.exit_code
     return 0
 
 

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ddfast.runs import Ledger, Progress, Worker, open_ledger
 from ddfast.train import TrainProgress
 
 CHECKPOINTS = "checkpoints"
+_GRACE = 10.0  # seconds helpers have to end
 OUTPUTS = ("report.json", "report.html", "table.md", "teacher*.safetensors", f"{CACHE_FILE}*", CHECKPOINTS)
 
 
@@ -60,7 +62,8 @@ def run_plan(
         if left and prepare is not None:
             prepare()
         try:
-            helpers += [_start(plan, out) for _ in range(min(processes, left) - 1)]
+            for _ in range(min(processes, left) - 1):
+                helpers.append(_start(plan, out))
             work(plan, ledger, quiet=quiet)
         finally:
             stop(helpers)
@@ -99,12 +102,17 @@ def _weight_done(ledger: Ledger, weights: Mapping[str, int]) -> int:
 
 
 def stop(helpers: list[subprocess.Popen[bytes]]) -> None:
-    """Ends helper processes; what they had finished is in the ledger."""
+    """Ends helper processes, which give their tasks back; what they had finished is in the ledger."""
     for helper in helpers:
         if helper.poll() is None:
             helper.terminate()
+    limit = time.monotonic() + _GRACE
     for helper in helpers:
-        helper.wait()
+        try:
+            helper.wait(max(limit - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            helper.kill()
+            helper.wait()
 
 
 def _record(ledger: Ledger, task: str) -> Mapping[str, Any] | None:
@@ -121,7 +129,7 @@ def _start(plan: Plan, out: Path) -> subprocess.Popen[bytes]:
             f"processes: the pictures or the teacher cannot be sent ({error}); give processes=1"
         ) from error
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "ddfast.evaluation.helper"]
+    command = [sys.executable, "-m", "ddfast.evaluation.helper", str(os.getpid())]
     helper = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
     if helper.stdin is not None:
         helper.stdin.write(data)

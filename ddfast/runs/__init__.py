@@ -5,6 +5,7 @@ from __future__ import annotations
 from ddfast.runs.atomic import RunError, atomic_write_bytes
 from ddfast.runs.launch import open_ledger, refuse_occupied
 from ddfast.runs.ledger import Ledger, Status
+from ddfast.runs.preemption import Preempted, preemptible
 from ddfast.runs.progress import Progress, ProgressEvent
 from ddfast.runs.task import DoneRecord, Task
 from ddfast.runs.timings import TIMINGS_FILE, Timings
@@ -14,6 +15,7 @@ __all__ = [
     "TIMINGS_FILE",
     "DoneRecord",
     "Ledger",
+    "Preempted",
     "Progress",
     "ProgressEvent",
     "RunError",
@@ -24,5 +26,6 @@ __all__ = [
     "atomic_write_bytes",
     "identify_worker",
     "open_ledger",
+    "preemptible",
     "refuse_occupied",
 ]

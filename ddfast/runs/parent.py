@@ -7,12 +7,18 @@ import threading
 import time
 
 
-def end_with_parent(seconds: float = 1.0) -> None:
+def end_with_parent(seconds: float = 1.0, parent: int | None = None) -> None:
     """From now on this process ends within ``seconds`` of its parent's end, however that was killed.
 
     It ends without cleaning up, as if it was killed itself: what it had finished is in its ledger.
+
+    Args:
+        seconds: between two looks.
+        parent: the parent's process number, for a child that takes so long to start that it may be an orphan by now;
+            None for the present one.
     """
-    parent = os.getppid()
+    if parent is None:
+        parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
