@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ddfast._tensor_files import read_safetensors, read_torch
 
 StateDict = dict[str, Tensor]
 _WRAPPERS = ("model", "state_dict", "model_state_dict", "net")
@@ -47,16 +48,15 @@ def read_state_dict(path: str | Path) -> StateDict:
     if not path.is_file():
         raise FileNotFoundError(f"weights: no file {path}")
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return _unwrap(load_file(str(path)), path)
+        try:
+            return _unwrap(read_safetensors(path)[1], path)
+        except ValueError as error:
+            raise ValueError(f"weights: {path} is damaged ({error}); fetch or make it again") from error
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
+        loaded = read_torch(path, allowed=[argparse.Namespace])
+    except ValueError as error:
         raise ValueError(
-            f"weights: {path} cannot be read as plain tensors ({reason}); re-save it as "
+            f"weights: {path} cannot be read as plain tensors ({error}); re-save it as "
             "torch.save(model.state_dict(), path) or as .safetensors"
         ) from error
     return _unwrap(loaded, path)

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import (  # noqa: F401 (a plug-in is known to Pillow once it is imported)
+    Image,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from ddfast._env import max_image_pixels
+
+# of all formats that Pillow knows: for EPS, say, it would start another program
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+# what Pillow makes of damaged files; the warning is an error where the user turned warnings into errors
+PILLOW_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, RuntimeError,
+    AssertionError, struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
 SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 SUFFIXES = {"jpeg": ".jpg", "png": ".png"}
+
+
+class ImageSizeError(ValueError):
+    """A picture is larger than allowed, or of another size than the rest of its set."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +108,37 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def decode_image(data: bytes, name: str = "image") -> NDArray[np.uint8]:
-    """An image file as uint8 [H, W, 3] RGB.
+def decode_image(data: bytes, name: str = "image", size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """An image file as uint8 [H, W, 3] RGB. Its header is looked at before it is decoded.
 
     Args:
-        data: JPEG, PNG or another file that Pillow reads.
+        data: JPEG, PNG, WebP, BMP, GIF, TIFF or PPM.
         name: for the message if it cannot be read.
+        size: (height, width) that it must have; None for any within ``DDFAST_MAX_IMAGE_PIXELS``.
 
     Raises:
-        ValueError: not a readable image.
+        ValueError: not a readable image, of another size, or too large.
     """
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
+            _check_size(picture.height, picture.width, name, size)
             return np.array(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except ImageSizeError:
+        raise
+    except PILLOW_ERRORS as error:
         raise ValueError(f"{name}: not a readable image file ({error})") from error
+
+
+def _check_size(height: int, width: int, name: str, size: tuple[int, int] | None) -> None:
+    if size is not None and (height, width) != size:
+        raise ImageSizeError(
+            f"{name}: got {height} x {width} pixels, expected {size[0]} x {size[1]} like the rest of the set"
+        )
+    if height * width > max_image_pixels():
+        raise ImageSizeError(
+            f"{name}: {height} x {width} pixels are more than the limit of {max_image_pixels()}; raise "
+            "DDFAST_MAX_IMAGE_PIXELS if the picture is meant to be that large"
+        )
 
 
 def _picture(image: NDArray[np.uint8]) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -15,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddfast._outside import path_inside, read_json
+from ddfast._tensor_files import read_safetensors
 from ddfast.store.codec import decode_image
 from ddfast.store.manifest import MANIFEST_FILE
 
@@ -30,7 +31,7 @@ def is_open_run(folder: Path) -> bool:
     if not (folder / RUN_FILE).exists() or (folder / MANIFEST_FILE).exists():
         return False
     try:
-        content = json.loads((folder / RUN_FILE).read_bytes())
+        content = read_json(folder / RUN_FILE)
     except ValueError:
         return False
     return isinstance(content, dict) and content.get("format") == "ddfast.run"
@@ -119,43 +120,36 @@ def read_images(root: Path, names: list[str], size: tuple[int, ...] | None = Non
     Raises:
         ValueError: a file is missing, unreadable or of another size.
     """
+    if not names:
+        return torch.empty(0, *(size or (0, 0)), 3, dtype=torch.uint8)
+    twice = len(names) - len(set(names))
+    if twice:
+        raise ValueError(f"{root / MANIFEST_FILE}: images: {twice} files are listed twice, expected one file an image")
+    first = _read_image(root, names[0], None if size is None else (size[0], size[1]))
+    same = (first.shape[0], first.shape[1])
+    result = np.empty((len(names), *same, 3), dtype=np.uint8)
+    result[0] = first
     with ThreadPoolExecutor(threads()) as pool:
-        decoded = pool.map(lambda name: _read_image(root, name), names)
-        result: NDArray[np.uint8] | None = None
-        for index, (name, image) in enumerate(zip(names, decoded, strict=True)):
-            if result is None:
-                height, width = size or image.shape[:2]
-                result = np.empty((len(names), height, width, 3), dtype=np.uint8)
-            if image.shape != result.shape[1:]:
-                raise ValueError(
-                    f"{root / name}: got {image.shape[0]} x {image.shape[1]} pixels, expected "
-                    f"{result.shape[1]} x {result.shape[2]} like the rest of the set"
-                )
+        for index, image in enumerate(pool.map(lambda name: _read_image(root, name, same), names[1:]), 1):
             result[index] = image
-    if result is None:
-        height, width = size or (0, 0)
-        result = np.empty((0, height, width, 3), dtype=np.uint8)
     return torch.from_numpy(result)
 
 
-def _read_image(root: Path, name: str) -> NDArray[np.uint8]:
+def _read_image(root: Path, name: str, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     try:
-        data = (root / name).read_bytes()
-    except FileNotFoundError:
+        data = path_inside(root, name, f"{root / MANIFEST_FILE}: images").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{root / name}: missing, but {MANIFEST_FILE} lists it; copy the set anew or resume its run"
         ) from None
-    return decode_image(data, str(root / name))
+    return decode_image(data, str(root / name), size)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; ValueError if it is missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        return dict(load_file(path))
+        return read_safetensors(path_inside(path.parent, path.name, MANIFEST_FILE))[1]
     except FileNotFoundError:
         raise ValueError(f"{path}: missing, but {MANIFEST_FILE} needs it; copy the set anew") from None
-    except SafetensorError as error:
+    except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}); copy the set anew") from error

@@ -35,14 +35,32 @@ import importlib.metadata
 import json
 import math
 import platform
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddfast.store.codec import ImageFormat
+from ddfast._outside import as_text, is_safe_path, read_json
+from ddfast.store.manifest_parts import (
+    OPTIONAL,
+    Check,
+    is_box,
+    is_config,
+    is_count,
+    is_failure,
+    is_image_format,
+    is_integer,
+    is_mapping,
+    is_normalization,
+    is_observer,
+    is_score,
+    is_side,
+    is_source,
+    is_text,
+    list_of,
+    or_null,
+)
 
 FORMAT = "ddfast.distilled"
 SCHEMA_VERSION = 1
@@ -50,8 +68,6 @@ MANIFEST_FILE = "manifest.json"
 LAYOUTS = ("folder", "safetensors")
 _PER_LINE = ("images", "failures")
 _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
-
-_Check = Callable[[Any], bool]
 
 
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
@@ -78,7 +94,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """
     file = Path(path)
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
     except ValueError as error:
         raise ValueError(f"{file}: not JSON ({error})") from error
     return validate_manifest(content, where=str(file))
@@ -102,10 +118,13 @@ def validate_manifest(manifest: Any, where: str = "manifest") -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise ValueError(f"{where}: format: got {manifest.get('format')!r}, expected {FORMAT!r}")
     version: Any = manifest.get("schema_version")
-    if _is_count(version) and version > SCHEMA_VERSION:
+    if is_count(version) and version > SCHEMA_VERSION:
         raise ValueError(f"{where}: schema_version: got {version}, this version knows {SCHEMA_VERSION}; update ddfast")
     for key, check, expected in _SCHEMA:
         _require(where, manifest, key, check, expected)
+    for key, check, expected in OPTIONAL:
+        if manifest.get(key) is not None:
+            _verify(where, key, manifest[key], check, expected)
     _check_labels(where, manifest)
     return dict(manifest)
 
@@ -143,13 +162,6 @@ def score_from_json(value: float | str) -> float:
     return _NON_FINITE[value] if isinstance(value, str) else float(value)
 
 
-def is_safe_file(name: object) -> bool:
-    """True for a relative path with ``/`` between folders, without ``..``, backslash, colon or control characters."""
-    if not isinstance(name, str) or re.search(r"[\x00-\x1f\\:]", name):
-        return False
-    return all(part not in ("", ".", "..") for part in name.split("/"))
-
-
 def _render(content: Mapping[str, Any]) -> bytes:
     lines = []
     for key, value in content.items():
@@ -158,10 +170,11 @@ def _render(content: Mapping[str, Any]) -> bytes:
         else:
             body = json.dumps(value, allow_nan=False, ensure_ascii=False)
         lines.append(f"{json.dumps(key)}: {body}")
-    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    # names of files need not be valid Unicode; what is not is written as JSON's own escapes
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode(errors="backslashreplace")
 
 
-def _require(where: str, manifest: Mapping[str, Any], key: str, check: _Check, expected: str) -> None:
+def _require(where: str, manifest: Mapping[str, Any], key: str, check: Check, expected: str) -> None:
     value: Any = manifest
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -170,10 +183,9 @@ def _require(where: str, manifest: Mapping[str, Any], key: str, check: _Check, e
     _verify(where, key, value, check, expected)
 
 
-def _verify(where: str, key: str, value: Any, check: _Check, expected: str) -> None:
+def _verify(where: str, key: str, value: Any, check: Check, expected: str) -> None:
     if not check(value):
-        shown = repr(value)
-        raise ValueError(f"{where}: {key}: got {shown[:80]}{'...' if len(shown) > 80 else ''}, expected {expected}")
+        raise ValueError(f"{where}: {key}: got {as_text(value)}, expected {expected}")
 
 
 def _check_labels(where: str, manifest: Mapping[str, Any]) -> None:
@@ -188,12 +200,12 @@ def _check_labels(where: str, manifest: Mapping[str, Any]) -> None:
     for index, entry in enumerate(manifest["images"]):
         key = f"images[{index}]"
         _verify(where, key, entry, lambda value: isinstance(value, Mapping), "a mapping with file, label and cells")
-        _verify(where, f"{key}.label", entry.get("label"), lambda value: _is_count(value) and value < classes, label)
+        _verify(where, f"{key}.label", entry.get("label"), lambda value: is_count(value) and value < classes, label)
         if needs_file or entry.get("file") is not None:
-            _verify(where, f"{key}.file", entry.get("file"), is_safe_file, "a relative path that stays in the folder")
+            _verify(where, f"{key}.file", entry.get("file"), is_safe_path, "a relative path that stays in the folder")
         _check_cells(where, key, entry.get("cells"))
     for index, entry in enumerate(manifest["failures"]):
-        _verify(where, f"failures[{index}]", entry, _is_failure, "a mapping with label, sample and reason")
+        _verify(where, f"failures[{index}]", entry, is_failure, "a mapping with label, sample and reason")
 
 
 def _check_cells(where: str, key: str, cells: Any) -> None:
@@ -201,89 +213,31 @@ def _check_cells(where: str, key: str, cells: Any) -> None:
     for number, cell in enumerate(cells):
         place = f"{key}.cells[{number}]"
         _verify(where, place, cell, lambda value: isinstance(value, Mapping), "a mapping with sample, box and score")
-        _verify(where, f"{place}.sample", cell.get("sample"), _is_text, "text")
-        _verify(where, f"{place}.box", cell.get("box"), _is_box, "[top, left, height, width] in pixels")
-        _verify(where, f"{place}.score", cell.get("score"), _is_score, "a number, 'inf', '-inf' or 'nan'")
+        _verify(where, f"{place}.sample", cell.get("sample"), is_text, "text")
+        _verify(where, f"{place}.box", cell.get("box"), is_box, "[top, left, height, width] in pixels")
+        _verify(where, f"{place}.score", cell.get("score"), is_score, "a number, 'inf', '-inf' or 'nan'")
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return _is_integer(value) and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_score(value: Any) -> bool:
-    return value in _NON_FINITE if isinstance(value, str) else _is_number(value)
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
-def _is_box(value: Any) -> bool:
-    if not isinstance(value, (list, tuple)) or len(value) != 4 or not all(_is_integer(item) for item in value):
-        return False
-    return bool(min(value[0], value[1]) >= 0 and min(value[2], value[3]) > 0)
-
-
-def _is_failure(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not _is_count(value.get("label")):
-        return False
-    return _is_text(value.get("sample")) and _is_text(value.get("reason"))
-
-
-def _is_image_format(value: Any) -> bool:
-    try:
-        ImageFormat.from_json(value)
-    except (TypeError, ValueError, KeyError, AttributeError):
-        return False
-    return True
-
-
-def _or_null(check: _Check) -> _Check:
-    return lambda value: value is None or check(value)
-
-
-def _list_of(check: _Check, length: int | None = None) -> _Check:
-    return lambda value: (
-        isinstance(value, (list, tuple)) and (length is None or len(value) == length) and all(map(check, value))
-    )
-
-
-def _is_source(value: Any) -> bool:
-    return isinstance(value, Mapping) and _is_text(value.get("name")) and _is_text(value.get("fingerprint"))
-
-
-_SCHEMA: tuple[tuple[str, _Check, str], ...] = (
-    ("schema_version", lambda value: _is_count(value) and value >= 1, "a version number from 1"),
-    ("method", _or_null(_is_text), "text or null"),
-    ("preset", _or_null(_is_text), "text or null"),
-    ("config", _is_mapping, "a mapping"),
-    ("source", _or_null(_is_source), "a mapping with the texts name and fingerprint, or null"),
-    ("class_names", _list_of(_is_text), "a list of text, one name per label"),
-    ("observer", _or_null(_is_mapping), "a mapping or null"),
-    ("seed", _or_null(_is_integer), "an integer or null"),
-    ("versions", lambda value: _is_mapping(value) and all(map(_is_text, value.values())), "a mapping of texts"),
-    ("normalization", _or_null(_is_mapping), "a mapping with mean and std, or null"),
-    ("resolution", _list_of(lambda value: _is_count(value) and value > 0, 2), "[height, width] in pixels"),
-    ("ipc", _is_count, "a number of images per class"),
+_SCHEMA: tuple[tuple[str, Check, str], ...] = (
+    ("schema_version", lambda value: is_count(value) and value >= 1, "a version number from 1"),
+    ("method", or_null(is_text), "text or null"),
+    ("preset", or_null(is_text), "text or null"),
+    ("config", is_config, "a mapping whose factor, iterations and observer, where it has them, are numbers and text"),
+    ("source", or_null(is_source), "a mapping with the texts name and fingerprint, or null"),
+    ("class_names", list_of(is_text), "a list of text, one name per label"),
+    ("observer", or_null(is_observer), "a mapping, or null"),
+    ("seed", or_null(is_integer), "an integer or null"),
+    ("versions", lambda value: is_mapping(value) and all(map(is_text, value.values())), "a mapping of texts"),
+    ("normalization", or_null(is_normalization), "a mapping with mean and std of three numbers each, or null"),
+    ("resolution", list_of(is_side, 2), "[height, width] in pixels"),
+    ("ipc", is_count, "a number of images per class"),
     ("storage.layout", lambda value: value in LAYOUTS, "'folder' or 'safetensors'"),
-    ("storage.image_format", _or_null(_is_image_format), "a mapping with kind, quality and subsampling, or null"),
-    ("bytes.images", _is_count, "a number of bytes"),
-    ("bytes.labels", _is_count, "a number of bytes"),
-    ("bytes.extras", _is_count, "a number of bytes"),
-    ("bytes.manifest", _is_count, "a number of bytes"),
-    ("bytes.per_class", _list_of(_is_count), "a list of numbers of bytes"),
+    ("storage.image_format", or_null(is_image_format), "a mapping with kind, quality and subsampling, or null"),
+    ("bytes.images", is_count, "a number of bytes"),
+    ("bytes.labels", is_count, "a number of bytes"),
+    ("bytes.extras", is_count, "a number of bytes"),
+    ("bytes.manifest", is_count, "a number of bytes"),
+    ("bytes.per_class", list_of(is_count), "a list of numbers of bytes"),
     ("images", lambda value: isinstance(value, list), "a list"),
     ("failures", lambda value: isinstance(value, list), "a list"),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddfast._tensor_files import read_torch
 from ddfast.runs import RunError, atomic_write_bytes
 from ddfast.train.config import Tested, TrainConfig
 from ddfast.train.optimizers import MovingAverage
@@ -108,9 +108,9 @@ def finite(model: nn.Module) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = read_torch(path)
         return {key: content[key] for key in ("identity", "model", "optimizer", "average", "state")}
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RunError(f"{path}: cannot be read as a training checkpoint ({error}); remove it to start anew") from error
 
 

@@ -18,7 +18,6 @@ import codecs
 import io
 import json
 import os
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,8 @@ import torch
 from numpy._core import multiarray
 from torch import Tensor
 
+from ddfast._outside import as_text
+from ddfast._tensor_files import read_torch
 from ddfast.runs import atomic_write_bytes
 from ddfast.store import LabelStore
 from ddfast.train.replay import Replay
@@ -42,6 +43,10 @@ _NUMPY_SCALARS: list[Any] = [
     np.dtype,
     *(type(np.dtype(name)) for name in ("f4", "f8", "i4", "i8")),
 ]
+
+
+_ROUNDING = 1e-4  # of coordinates stored as float16 or summed in float32
+_LONGEST_SIDE = 1 << 16
 
 
 @dataclass
@@ -130,10 +135,9 @@ class FKDLabels:
             count = self.batches(epoch)
             raise ValueError(f"{file}: not there, the epoch has {count} batches; do the batch sizes agree?")
         try:
-            with torch.serialization.safe_globals(_NUMPY_SCALARS):
-                content = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{file}: damaged or not plain tensors ({str(error).splitlines()[0]})") from error
+            content = read_torch(file, allowed=_NUMPY_SCALARS)
+        except ValueError as error:
+            raise ValueError(f"{file}: damaged or not plain tensors ({error})") from error
         if not isinstance(content, (list, tuple)) or len(content) != 6:
             raise ValueError(f"{file}: got {type(content).__name__}, expected a list of six (coords, flip, ... logits)")
         return _parse(content, file)
@@ -202,11 +206,32 @@ def _parse(content: Any, file: Path) -> FKDBatch:
             None if mix_box is None else tuple(int(side) for side in mix_box),  # type: ignore[arg-type]
             torch.as_tensor(logits),
         )  # fmt: skip
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{file}: not the FKD layout ({error})") from error
-    count = len(batch.logits)
+    count = len(batch.logits) if batch.logits.ndim == 2 else -1
     if batch.coords.shape != (count, 4) or batch.flip.shape != (count,) or len(batch.mix_box or (0,) * 4) != 4:
         raise ValueError(
-            f"{file}: got coords {tuple(batch.coords.shape)} and flips {tuple(batch.flip.shape)} for {count} labels"
+            f"{file}: got coords {tuple(batch.coords.shape)} and flips {tuple(batch.flip.shape)} for logits "
+            f"{tuple(batch.logits.shape)}"
         )
+    _check_ranges(batch, count, file)
     return batch
+
+
+def _check_ranges(batch: FKDBatch, count: int, file: Path) -> None:
+    """Raises ValueError unless the draws can be those of a view: they become addresses of pixels."""
+    ends = batch.coords[:, :2] + batch.coords[:, 2:]
+    if not bool(((batch.coords >= 0) & (batch.coords <= 1)).all()) or not bool((ends <= 1 + _ROUNDING).all()):
+        raise ValueError(f"{file}: coords: got numbers outside 0 to 1, expected shares of the picture's sides")
+    partner = batch.mix_index
+    if partner is not None and (partner.shape != (count,) or bool(((partner < 0) | (partner >= count)).any())):
+        raise ValueError(f"{file}: mix_index: got {as_text(partner.tolist())}, expected {count} places in the batch")
+    if batch.mix_lam is not None and not 0 <= batch.mix_lam <= 1:
+        raise ValueError(f"{file}: mix_lam: got {batch.mix_lam!r}, expected a share from 0 to 1")
+    top, left, bottom, right = batch.mix_box or (0, 0, 0, 0)
+    if not (0 <= top <= bottom < _LONGEST_SIDE and 0 <= left <= right < _LONGEST_SIDE):
+        raise ValueError(
+            f"{file}: mix_bbox: got {as_text(batch.mix_box)}, expected (top, left, bottom, right) in pixels"
+        )
+    if not batch.logits.is_floating_point():
+        raise ValueError(f"{file}: logits: got {batch.logits.dtype}, expected floating point")

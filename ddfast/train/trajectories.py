@@ -23,11 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddfast._outside import as_text, parse_json
+from ddfast._tensor_files import read_torch
 from ddfast.runs import RunError, atomic_write_bytes
 from ddfast.runs.atomic import TEMPORARY_PREFIX, discard, explain, name_exclusively
 
 EXPERTS_FILE = "experts.safetensors"
 FORMAT = "ddfast.trajectories/1"
+_LONGEST_HEADER = 100 << 20  # as safetensors
 
 
 class TrajectoryStore:
@@ -90,14 +93,11 @@ class TrajectoryStore:
         with path.open("rb") as file:
             try:
                 (length,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(length))
-                info = json.loads(header["__metadata__"]["ddfast"])
-                shape = tuple(header["theta"]["shape"])
-                end = 8 + length + header["theta"]["data_offsets"][1]
-                if info.pop("format") != FORMAT or len(shape) != 3:
-                    raise KeyError("format")
-            except (struct.error, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
-                raise RunError(f"{path}: is no file of expert trajectories (or a damaged one)") from error
+                if length > min(size - 8, _LONGEST_HEADER):
+                    raise ValueError(f"a header of {length} bytes in a file of {size}")
+                info, shape, end = _read_header(parse_json(file.read(length)), 8 + length)
+            except (struct.error, ValueError, KeyError, TypeError, LookupError) as error:
+                raise RunError(f"{path}: is no file of expert trajectories (or a damaged one: {error})") from error
         if size != end:
             raise RunError(f"{path}: has {size} bytes, expected {end}; it was cut short, fetch or train it again")
         return cls(path, info, shape, 8 + length)
@@ -113,6 +113,8 @@ class TrajectoryStore:
     def epochs_done(self, expert: int) -> int:
         """Epochs of an expert whose snapshots are on disk; -1 before the initial one is."""
         (count,) = struct.unpack("<i", self._read(self._counts + 4 * expert, 4))
+        if not 0 <= count <= self.shape[1]:
+            raise RunError(f"{self.path}: says {count} snapshots of expert {expert}, expected 0 to {self.shape[1]}")
         return int(count) - 1
 
     def snapshot(self, expert: int, epoch: int) -> Tensor:
@@ -178,13 +180,33 @@ def read_replay_buffers(paths: Sequence[Path]) -> Iterator[list[list[Tensor]]]:
     """
     for path in paths:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-            experts = [[[torch.as_tensor(t) for t in snapshot] for snapshot in expert] for expert in content]
-            if not experts or not all(experts) or not all(snapshot for expert in experts for snapshot in expert):
-                raise ValueError("empty")
-        except Exception as error:  # a damaged archive raises nearly anything
+            content = read_torch(path)
+            _check_replay(content, path.stat().st_size)
+        except ValueError as error:
             raise RunError(f"{path}: cannot be read as a replay buffer ({error}); fetch it again") from error
-        yield from experts
+        yield from ([list(snapshot) for snapshot in expert] for expert in content)
+
+
+def _check_replay(content: Any, size: int) -> None:
+    """Raises ValueError unless ``content`` is experts of snapshots of float tensors that have ``size`` bytes at most:
+    a file may name one tensor any number of times."""
+    if not _is_filled(content) or not all(_is_filled(expert) for expert in content):
+        raise ValueError(f"holds {as_text(type(content).__name__)}, expected a list of experts of snapshots")
+    total = 0
+    for expert in content:
+        for snapshot in expert:
+            if not _is_filled(snapshot) or not all(isinstance(tensor, Tensor) for tensor in snapshot):
+                raise ValueError(f"holds a snapshot of {as_text(type(snapshot).__name__)}, expected a list of tensors")
+            for tensor in snapshot:
+                if not tensor.is_floating_point() or not tensor.numel():
+                    raise ValueError(f"holds a tensor {tensor.dtype} {list(tensor.shape)}, expected numbers")
+                total += tensor.numel() * tensor.element_size()
+            if total > size:
+                raise ValueError(f"its snapshots have more bytes than the file's {size}")
+
+
+def _is_filled(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) > 0
 
 
 def write_replay_buffer(path: Path, experts: Sequence[Sequence[Sequence[Tensor]]]) -> None:
@@ -192,6 +214,26 @@ def write_replay_buffer(path: Path, experts: Sequence[Sequence[Sequence[Tensor]]
     file = io.BytesIO()
     torch.save([[[t.detach().cpu().clone() for t in snapshot] for snapshot in expert] for expert in experts], file)
     atomic_write_bytes(path, file.getvalue())
+
+
+def _read_header(header: Any, begin: int) -> tuple[dict[str, Any], tuple[int, int, int], int]:
+    """What the experts are, their shape, and the file's length; the inverse of `_header`.
+
+    Raises:
+        ValueError, KeyError, TypeError, IndexError: something else.
+    """
+    info = parse_json(header["__metadata__"]["ddfast"])
+    theta, counts = header["theta"], header["snapshots"]
+    experts, snapshots, size = theta["shape"]
+    if info.pop("format") != FORMAT or (theta["dtype"], counts["dtype"]) != ("F32", "I32"):
+        raise ValueError("another format")
+    if not all(isinstance(length, int) and 0 < length < 1 << 48 for length in (experts, snapshots, size)):
+        raise ValueError(f"shape {as_text(theta['shape'])}")
+    first = _padded(4 * experts)
+    end = first + 4 * experts * snapshots * size
+    if theta["data_offsets"] != [first, end] or counts["data_offsets"] != [0, first]:
+        raise ValueError(f"tensors at {as_text(theta['data_offsets'])}")
+    return info, (experts, snapshots, size), begin + end
 
 
 def _header(shape: tuple[int, int, int], info: Mapping[str, Any]) -> bytes:

@@ -96,7 +96,7 @@ def test_damaged_files_are_named_and_run_no_code(tmp_path: Path) -> None:
         "batch_0.tar: damaged",
         "batch_1.tar: damaged",
         "got list, expected a list of six",
-        r"flips \(3,\) for 2 labels",
+        r"flips \(3,\) for logits \(2, 5\)",
         "not the FKD layout",
         "batch_5.tar: not there, the epoch has 5 batches",
     )
