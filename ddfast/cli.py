@@ -163,10 +163,19 @@ def _add_relabel(commands: Any) -> None:
     one.add_argument("--precision", choices=("fp32", "bf16"), help="the teachers' (default: fp32)")
     one.add_argument("--order", choices=("counter", "random_sampler"), help="of samples; random_sampler for --fkd")
     one.add_argument("--fkd", type=Path, metavar="FOLDER", help="write the FKD layout as well")
+    _add_shared(one)
+    one.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _add_shared(one: argparse.ArgumentParser) -> None:
+    """Where the run is done, and whether it was begun before, by this or another worker."""
     one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    one.add_argument(
+        "--shard", metavar="I/N", help="this is worker I of N, counted from 0, that share the output folder (default: "
+        "as torchrun's or SLURM's variables say)",
+    )  # fmt: skip
     one.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
     one.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
-    one.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -197,10 +206,9 @@ def _add_evaluate(commands: Any) -> None:
 
 def _add_judging(one: argparse.ArgumentParser, config_class: type) -> None:
     """What evaluate and continual share: how the run is done, and their settings."""
-    one.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
-    one.add_argument("--processes", type=int, help="students trained side by side (default: one a core)")
-    one.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
-    one.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
+    _add_shared(one)
+    text = "students trained side by side (default: one a core; 1 where several workers share the output folder)"
+    one.add_argument("--processes", type=int, help=text)
     one.add_argument("--quiet", action="store_true", help="no progress")
     one.add_argument("--json", action="store_true", help="print the report as JSON")
     _add_fields(one.add_argument_group("what is trained and tested"), config_class)
@@ -320,7 +328,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
     passed = "train students preset teacher teacher_weights labels device processes resume overwrite"
     result = evaluate(
-        arguments.sets, arguments.data, out=out, worker=identify_worker(), quiet=arguments.quiet,
+        arguments.sets, arguments.data, out=out, worker=identify_worker(arguments.shard), quiet=arguments.quiet,
         **{name: getattr(arguments, name) for name in passed.split()}, **given,
     )  # fmt: skip
     print(json.dumps(result.report) if arguments.json else f"{result.text()}\n\n{out / 'report.html'}")
@@ -340,7 +348,7 @@ def _continual(arguments: argparse.Namespace) -> int:
     given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
     passed = "train students preset device processes resume overwrite quiet"
     result = continual(
-        arguments.sets, arguments.data, out=out, worker=identify_worker(),
+        arguments.sets, arguments.data, out=out, worker=identify_worker(arguments.shard),
         **{name: getattr(arguments, name) for name in passed.split()}, **given,
     )  # fmt: skip
     print(json.dumps(result.report) if arguments.json else f"{result.text()}\n{out / 'report.html'}")
@@ -367,6 +375,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _relabel(arguments: argparse.Namespace) -> int:
+    from ddfast.runs import identify_worker
     from ddfast.train.fkd import write_fkd
     from ddfast.train.relabel import relabel_folder
 
@@ -384,10 +393,11 @@ def _relabel(arguments: argparse.Namespace) -> int:
     )
     store = relabel_folder(
         arguments.set, arguments.teachers, arguments.out, preset_name=arguments.preset, data=arguments.data,
-        per_image=arguments.per_image, device=arguments.device, progress="quiet" if arguments.quiet else "auto",
+        per_image=arguments.per_image, device=arguments.device, shard=arguments.shard,
+        progress="quiet" if arguments.quiet else "auto",
         **{name: getattr(arguments, name) for name in names},
     )  # fmt: skip
-    if arguments.fkd is not None:
+    if arguments.fkd is not None and identify_worker(arguments.shard).index == 0:
         print(write_fkd(store, arguments.fkd))
     if not arguments.quiet:
         print(store.describe())

@@ -20,7 +20,7 @@ from ddfast.evaluation.students import build_student
 from ddfast.methods import RunOptions, distill_to
 from ddfast.nets.checkpoints import fingerprint, read_state_dict, state_bytes
 from ddfast.nets.observers import Observer, load_observer
-from ddfast.runs import Progress, RunError, atomic_write_bytes
+from ddfast.runs import Progress, RunError, atomic_write_bytes, identify_worker
 from ddfast.studies import STUDIES, run_study
 from ddfast.studies import markdown as study_markdown
 from ddfast.train import TrainConfig, TrainProgress, accuracy, fit
@@ -141,7 +141,7 @@ def reproduce(
     judged = evaluate(
         [out / f"ipc{ipc:02d}" for ipc in wanted.published], test, train=train, students=wanted.network, preset="rded",
         teacher=observer, seeds=seeds, best=True, hard=False, byte_control=False, out=out / "evaluation", device=device,
-        processes=processes, quiet=quiet, resume=True, full_accuracy=top1,
+        processes=processes, worker=identify_worker(), quiet=quiet, resume=True, full_accuracy=top1,
         **wanted.settings,
     )  # fmt: skip
     table = make_table(wanted, judged, top1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import tempfile
@@ -17,10 +16,10 @@ from ddfast.evaluation.drawn import check_distribution, soft_note
 from ddfast.evaluation.inputs import (
     Data,
     Sets,
+    fitted_to_machine,
     load_sets,
+    read_settings,
     real_set,
-    resolve_device,
-    share,
     test_pictures,
     training_space,
 )
@@ -35,18 +34,17 @@ from ddfast.evaluation.schema import report_bytes
 from ddfast.evaluation.staging import staging_of
 from ddfast.evaluation.storage import SOFT, is_distribution, measure
 from ddfast.evaluation.students import build_student, parse_students
-from ddfast.evaluation.teacher import Teacher, find_teacher, keep_teacher
+from ddfast.evaluation.teacher import Teacher, drop_meeting, find_teacher, made_again
 from ddfast.evaluation.usage import used
-from ddfast.evaluation.validation import CACHE_FILE, match_classes, write_cache
+from ddfast.evaluation.validation import CACHE_FILE, drop_cache, match_classes, write_cache
 from ddfast.runs import Worker, atomic_write_bytes, refuse_occupied
+from ddfast.runs.device import torch_device
 from ddfast.store import DistilledSet, LabelStore, set_fingerprint
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ddfast.nets import Observer
-
-_CACHE_BYTES = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -152,15 +150,12 @@ def evaluate(
         NonFiniteLossError: a training diverged; the message has task, step and learning rate.
         ddfast.runs.RunError: ``out`` holds something else, or the disk is full.
     """
-    known = {f.name for f in dataclasses.fields(EvaluationConfig)}
-    if unknown := sorted(set(settings) - known):
-        raise TypeError(f"evaluate has no setting {unknown[0]!r}; settings: {', '.join(sorted(known))}")
-    config = EvaluationConfig(**{"preset": preset, **{k: v for k, v in settings.items() if v is not None}})
+    config = read_settings(EvaluationConfig, "evaluate", preset, settings)
     options = _Options(train, teacher, teacher_weights, labels, device, processes, worker, resume, overwrite, quiet)
     if out is None:
         with tempfile.TemporaryDirectory(prefix="ddfast-") as folder:
             return _evaluate(distilled, val, students, config, Path(folder), options)
-    refuse_occupied(out, resume=resume or (worker or Worker()).count > 1, overwrite=overwrite)
+    refuse_occupied(out, resume=resume, overwrite=overwrite, worker=worker)
     return _evaluate(distilled, val, students, config, Path(out), options)
 
 
@@ -187,53 +182,62 @@ def _evaluate(
     notes: list[str] = []
     validation = test_pictures(loaded[0][1], val, config)
     train = real_set(loaded[0][1], options.train, notes)
-    device = resolve_device(options.device)
+    device = torch_device(options.device, options.worker)
     names = parse_students(students or default_student(config.preset, [one.manifest for _, one in loaded]))
     first = loaded[0][1]
     for name in names:
         width = config.width or protocol(config.preset).width
         build_student(name, len(first.class_names), int(first.images.shape[1]), seed=0, width=width)
-    fresh = options.overwrite or not options.resume
     folders = set_folders(distilled)
-    subjects = _subjects(loaded, folders, train, out, options, config, device, notes, fresh)
+    subjects = _subjects(loaded, folders, train, options, config, notes)
     plan = Plan(config, subjects, names, validation, train, device, 1, 0)
-    processes, threads = share(len(plan.specs()), options.processes, device)
-    cached = validation.cropped and sum(validation.counts) * validation.size**2 * 3 <= _CACHE_BYTES
-    plan = replace(
-        plan, threads=threads, decode_workers=0 if processes > 1 else min(4, os.cpu_count() or 1),
-        validation=replace(validation, cache=str(out) if cached else None),
-    )  # fmt: skip
+    plan, processes = fitted_to_machine(plan, out, options.processes, options.worker)
+    ready: list[Plan] = []
 
-    def prepare() -> None:
-        for subject in subjects:
-            if subject.teacher is not None:
-                keep_teacher(subject.teacher, out / f"teacher-{subject.key}.safetensors")
-        if cached and not (out / CACHE_FILE).exists():
+    def prepare(work_left: bool) -> Plan:
+        ready.append(replace(plan, subjects=tuple(_taught(each, out, device, options, notes) for each in subjects)))
+        if work_left and plan.validation.cache is not None and not (out / CACHE_FILE).exists():
             write_cache(plan.validation, out, os.cpu_count() or 1)
+        return ready[0]
 
     records = run_plan(
         plan, out, worker=options.worker, resume=options.resume, overwrite=options.overwrite, processes=processes,
         quiet=options.quiet, prepare=prepare,
     )  # fmt: skip
+    plan = ready[0]
     report = json.loads(report_bytes(make_report(plan, records, notes, folders)))  # as a reader of the file sees it
     page = render(report, [subject.distilled for subject in subjects], [set_pictures(folder) for folder in folders])
     atomic_write_bytes(out / "report.json", report_bytes(report))
     atomic_write_bytes(out / "report.html", page.encode())
-    for name in (CACHE_FILE, f"{CACHE_FILE}.json"):
-        (out / name).unlink(missing_ok=True)
+    drop_cache(out)
+    for subject in subjects:
+        drop_meeting(_kept_teacher(out, subject))
     return Evaluation(report, page)
+
+
+def _kept_teacher(out: Path, subject: Subject) -> Path:
+    return out / f"teacher-{subject.key}.safetensors"
+
+
+def _taught(subject: Subject, out: Path, device: str, options: _Options, notes: list[str]) -> Subject:
+    """The subject with its teacher trained, by one of the workers."""
+    if subject.teacher is None:
+        return subject
+    teacher, note = made_again(
+        subject.teacher, subject.distilled, _kept_teacher(out, subject),
+        worker=options.worker, device=device, quiet=options.quiet,
+    )  # fmt: skip
+    notes += [f"{subject.name}: {note}."] if note else []
+    return replace(subject, teacher=teacher)
 
 
 def _subjects(
     loaded: list[tuple[str, DistilledSet]],
     folders: list[Path | None],
     train: Source | None,
-    out: Path,
     options: _Options,
     config: EvaluationConfig,
-    device: str,
     notes: list[str],
-    fresh: bool,
 ) -> tuple[Subject, ...]:
     found = []
     store = options.labels if options.labels is None or isinstance(options.labels, LabelStore) else None
@@ -248,17 +252,12 @@ def _subjects(
         targets: tuple[int, ...] = ()
         if train is not None:
             targets = match_classes(distilled.class_names, train.class_names, f"train {train.name}")
-        keep = out / f"teacher-{key}.safetensors"
         teacher: Teacher | None = None
         drawn = is_drawn(config.preset, distilled.manifest)
         if drawn:
             check_distribution(name, distilled)
         if config.soft:
-            teacher, why = find_teacher(
-                options.teacher, options.teacher_weights, distilled, train,
-                None if fresh else keep,
-                device=device, quiet=options.quiet, folder=folder,
-            )  # fmt: skip
+            teacher, why = find_teacher(options.teacher, options.teacher_weights, distilled, train, folder=folder)
             what = "random pictures have no soft labels" if drawn and SOFT in distilled.extras else "no soft labels"
             if why:
                 notes.append(f"{name}: {why}." if teacher else f"{name}: {what}, since {why}.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -14,9 +15,11 @@ from ddfast.data import Source, open_source
 from ddfast.data.space import Space
 from ddfast.data.squares import whole_images
 from ddfast.data.whitening import ZCA
+from ddfast.evaluation.plan import Plan
 from ddfast.evaluation.protocols import EvaluationConfig, val_limit
 from ddfast.evaluation.recipes import recipe_name
 from ddfast.evaluation.validation import Validation, open_validation
+from ddfast.runs import Worker
 from ddfast.store import DistilledSet, load
 
 # test pictures of built-in sources
@@ -24,6 +27,10 @@ BUILT_IN = {"mnist5k": "mnist5k:test"}
 
 Data = Source | str | Path | tuple[Any, ...]
 Sets = DistilledSet | str | Path | Sequence[Any]
+C = TypeVar("C")
+P = TypeVar("P", bound=Plan)
+
+_CACHE_BYTES = 8 << 30
 
 
 def load_sets(distilled: Sets) -> list[tuple[str, DistilledSet]]:
@@ -111,15 +118,35 @@ def training_space(distilled: DistilledSet, train: Source | None, config: Evalua
     return Space(normalization, ZCA.fit(pictures))
 
 
-def resolve_device(device: str) -> str:
-    """``auto`` resolved; ValueError for a device that is not there."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device != "cpu" and not device.startswith("cuda"):
-        raise ValueError(f"device: got {device!r}, expected auto, cpu, cuda or cuda:N")
-    if device != "cpu" and not torch.cuda.is_available():
-        raise ValueError(f"device: got {device!r}, but PyTorch sees no CUDA device here; give cpu or auto")
-    return device
+def read_settings(kind: type[C], call: str, preset: str, settings: Mapping[str, Any]) -> C:
+    """A call's settings as its config, a dataclass with ``preset``; those that are None are left at their defaults.
+
+    Raises:
+        TypeError: ``call`` has no such setting.
+        ValueError: as of ``kind``.
+    """
+    known = {each.name for each in fields(cast(Any, kind))}
+    if unknown := sorted(set(settings) - known):
+        raise TypeError(f"{call} has no setting {unknown[0]!r}; settings: {', '.join(sorted(known))}")
+    return kind(**{"preset": preset, **{name: value for name, value in settings.items() if value is not None}})
+
+
+def fitted_to_machine(plan: P, out: Path, processes: int | None, worker: Worker | None) -> tuple[P, int]:
+    """The plan with its threads and a place for prepared test pictures, and how many processes train side by side.
+
+    Args:
+        plan: the evaluation.
+        out: its folder.
+        processes: asked for; None for `share`'s choice.
+        worker: who this is; one of several is one process unless asked for more.
+    """
+    several = worker is not None and worker.count > 1
+    chosen, threads = share(len(plan.specs()), 1 if processes is None and several else processes, plan.device)
+    validation = plan.validation
+    cached = validation.cropped and sum(validation.counts) * validation.size**2 * 3 <= _CACHE_BYTES
+    workers = 0 if chosen > 1 else min(4, os.cpu_count() or 1)
+    place = replace(validation, cache=str(out) if cached else None)
+    return replace(plan, threads=threads, decode_workers=workers, validation=place), chosen
 
 
 def share(tasks: int, processes: int | None, device: str) -> tuple[int, int]:

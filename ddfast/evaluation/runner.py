@@ -15,12 +15,12 @@ from typing import Any
 from ddfast.evaluation.plan import Plan
 from ddfast.evaluation.tasks import run_task
 from ddfast.evaluation.validation import CACHE_FILE
-from ddfast.runs import Ledger, Progress, Worker, open_ledger
+from ddfast.runs import Ledger, Progress, RunError, Task, Worker, open_ledger
 from ddfast.train import TrainProgress
 
 CHECKPOINTS = "checkpoints"
 _GRACE = 10.0  # seconds helpers have to end
-OUTPUTS = ("report.json", "report.html", "table.md", "teacher*.safetensors", f"{CACHE_FILE}*", CHECKPOINTS)
+OUTPUTS = ("report.json", "report.html", "table.md", "teacher-*", f"{CACHE_FILE}*", CHECKPOINTS)
 
 
 def run_plan(
@@ -32,7 +32,7 @@ def run_plan(
     overwrite: bool = False,
     processes: int = 1,
     quiet: bool = False,
-    prepare: Callable[[], None] | None = None,
+    prepare: Callable[[bool], Plan] | None = None,
 ) -> dict[str, Mapping[str, Any]]:
     """Does every task that is not done yet.
 
@@ -43,7 +43,8 @@ def run_plan(
         resume, overwrite: as in `ddfast.runs.open_ledger`.
         processes: how many train side by side here; results do not depend on it.
         quiet: no progress.
-        prepare: called once the folder is ours, before the first task.
+        prepare: called once the folder is ours, before the first task, with whether there is one left; gives the plan
+            with all that its tasks need.
 
     Returns:
         The record of each task by its id.
@@ -59,8 +60,10 @@ def run_plan(
     helpers: list[subprocess.Popen[bytes]] = []
     with ledger:
         left = len(specs) - ledger.status().done
-        if left and prepare is not None:
-            prepare()
+        if not left and not quiet:
+            print(f"{plan.title}: every task was done already", file=sys.stderr)
+        if prepare is not None:
+            plan = prepare(left > 0)
         try:
             for _ in range(min(processes, left) - 1):
                 helpers.append(_start(plan, out))
@@ -84,10 +87,15 @@ def work(plan: Plan, ledger: Ledger, *, quiet: bool = True) -> None:
             with task:
                 spec, before = specs[task.id], _weight_done(ledger, weights)
 
-                def show(state: TrainProgress, name: str = task.id, before: int = before) -> None:
+                def show(state: TrainProgress, task: Task = task, before: int = before) -> None:
                     if state.step == state.steps:
-                        part = weights[name] * state.epoch // (state.epochs + 1)
-                        words = f"{name}: epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}"
+                        if task.lost:
+                            raise RunError(
+                                f"{ledger.root}: another worker has taken over {task.id}, since this one stood still "
+                                "too long; start this worker again"
+                            )
+                        part = weights[task.id] * state.epoch // (state.epochs + 1)
+                        words = f"{task.id}: epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}"
                         progress.update(max(before + part - progress.done, 0), words)
 
                 checkpoint = ledger.root / CHECKPOINTS / f"{spec.id}.pt"

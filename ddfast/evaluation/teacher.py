@@ -10,20 +10,20 @@ from torch import Tensor, nn
 
 from ddfast._types import Normalization
 from ddfast.data import Source
-from ddfast.nets.checkpoints import read_state_dict, state_bytes
+from ddfast.nets.checkpoints import state_bytes
 from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer, load_observer
-from ddfast.runs import atomic_write_bytes
+from ddfast.runs import Worker, atomic_write_bytes
+from ddfast.runs.atomic import remove_folder
 from ddfast.store import DistilledSet
-from ddfast.train.demo_recipe import small_convnet
-from ddfast.train.small_observer import DEPTHS, train_small_observer
+from ddfast.train.small_observer import DEPTHS, SmallObserver
 
 
 @dataclass(frozen=True)
 class Teacher:
     """An observer whose logits are put into the order of the set's classes.
 
-    ``again``: the set's own observer, trained once more on its source.
+    ``again``: the set's own observer, trained once more on its source; ``planned`` until it is (see `made_again`).
     """
 
     module: nn.Module
@@ -32,6 +32,7 @@ class Teacher:
     name: str
     weights: str
     again: bool = False
+    planned: SmallObserver | None = None
 
     def on(self, device: str) -> Teacher:
         """The same, on a device."""
@@ -51,24 +52,18 @@ def find_teacher(
     weights: str | None,
     distilled: DistilledSet,
     train: Source | None,
-    keep: Path | None,
     *,
-    device: str = "cpu",
-    quiet: bool = False,
     folder: Path | None = None,
 ) -> tuple[Teacher | None, str]:
     """The teacher and, where there is none or it differs from the set's observer, why.
 
     Args:
         spec: "auto" (the file that the set names as the teacher of its soft labels, in its folder; else its observer if
-            it was trained on the source itself, which is repeated here), None or "none", a network's name or file, or a
-            module or observer.
+            it was trained on the source itself, which `made_again` repeats), None or "none", a network's name or file,
+            or a module or observer.
         weights: file of a named network's weights.
         distilled: the set, whose manifest names its observer.
         train: the real set that an observer is trained on.
-        keep: file of weights that an earlier start of this run trained (see `keep_teacher`), or None.
-        device: where to train.
-        quiet: no progress.
         folder: of the set; None for one in memory.
 
     Raises:
@@ -79,7 +74,7 @@ def find_teacher(
     if spec == "auto" and (file := (distilled.manifest.get("soft_labels") or {}).get("teacher")):
         return _beside(str(file), folder, distilled)
     if spec == "auto":
-        return _repeat(distilled, train, keep, device, quiet)
+        return _repeat(distilled, train)
     size = int(distilled.images.shape[1])
     if isinstance(spec, Observer):
         return _mapped(spec, distilled), ""
@@ -97,10 +92,8 @@ def _beside(file: str, folder: Path | None, distilled: DistilledSet) -> tuple[Te
     return _mapped(load_observer(str(folder / file)), distilled), ""
 
 
-def _repeat(
-    distilled: DistilledSet, train: Source | None, keep: Path | None, device: str, quiet: bool
-) -> tuple[Teacher | None, str]:
-    """The set's own small observer, trained again exactly as the set's run did."""
+def _repeat(distilled: DistilledSet, train: Source | None) -> tuple[Teacher | None, str]:
+    """The set's own small observer, to be trained again exactly as the set's run did."""
     spec = str((distilled.manifest.get("config") or {}).get("observer") or "")
     known = distilled.manifest.get("observer") or {}
     name = spec.removeprefix("train:")
@@ -110,26 +103,49 @@ def _repeat(
     if train is None:
         return None, "the set's observer was trained on the real set; give that with --train"
     size, seed = int(distilled.images.shape[1]), int(distilled.manifest.get("seed") or 0)
-    if keep is not None and keep.exists():
-        net = small_convnet(len(train.class_names), size, seed=seed, depth=DEPTHS[name])
-        net.load_state_dict(read_state_dict(keep))
-        observer = load_observer(net, num_classes=len(train.class_names), input_size=size)
-    else:
-        progress = "quiet" if quiet else "auto"
-        observer = train_small_observer(name, train, size=size, seed=seed, device=device, progress=progress)
+    planned = SmallObserver(name, train, size, seed)
+    observer = load_observer(planned.network(), num_classes=len(train.class_names), input_size=size)
+    teacher = replace(_mapped(observer, distilled, train), name=name, weights=planned.weights)
+    return replace(teacher, again=True, planned=planned), ""
+
+
+def made_again(
+    teacher: Teacher, distilled: DistilledSet, keep: Path, *, worker: Worker | None, device: str, quiet: bool
+) -> tuple[Teacher, str]:
+    """A teacher that was planned, trained by one of the workers of a run, and where it differs from the original, how.
+
+    Args:
+        teacher: planned.
+        distilled: its set.
+        keep: file of its weights, which an earlier start of this run or another worker may have made; workers meet in a
+            folder of that name without suffix, until `drop_meeting`.
+        worker: who this is.
+        device: where to train.
+        quiet: no progress.
+
+    Raises:
+        ddfast.runs.RunError: the disk is full.
+    """
+    if teacher.planned is None:
+        return teacher, ""
+    if not keep.exists():
+        found = teacher.planned.shared(
+            keep.with_suffix(""), worker=worker, device=device, progress="quiet" if quiet else "auto"
+        )
+        atomic_write_bytes(keep, state_bytes(found.module))
+    observer = teacher.planned.read(keep)
+    known = distilled.manifest.get("observer") or {}
     same = observer.weights.rpartition(" ")[2] == str(known.get("weights", "")).rpartition(" ")[2]
     note = "" if same else (
         "the set's observer was trained again for its soft labels; its weights differ from the original's, as they do "
         "with another number of threads, another machine or another source"
     )  # fmt: skip
-    observer.name = name
-    return replace(_mapped(observer, distilled, train), again=True), note
+    return replace(teacher, module=observer.module.eval(), weights=observer.weights, planned=None), note
 
 
-def keep_teacher(teacher: Teacher, path: Path) -> None:
-    """Keeps the weights of a teacher that was trained here, so that a resumed run has the very same one."""
-    if teacher.again and not path.exists():
-        atomic_write_bytes(path, state_bytes(teacher.module))
+def drop_meeting(keep: Path) -> None:
+    """Removes what `made_again` needs no longer when a run is complete."""
+    remove_folder(keep.with_suffix(""))
 
 
 def _mapped(observer: Observer, distilled: DistilledSet, train: Source | None = None) -> Teacher:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,9 @@ from ddfast._types import Normalization
 from ddfast.data import DecodeError, Source, decode_image
 from ddfast.data.arrays import ArraySource
 from ddfast.runs import atomic_write_bytes
+from ddfast.runs.atomic import TEMPORARY_PREFIX
 from ddfast.train import predict
+from ddfast.train.data_parallel import Group
 
 CACHE_FILE = "validation.u8"
 _AHEAD = 3
@@ -51,17 +55,25 @@ class Validation:
         limited = (n if self.per_class is None else min(n, self.per_class) for n in found)
         return tuple(n if self.only is None or place in self.only else 0 for place, n in enumerate(limited))
 
-    def batches(self, batch_size: int = 250, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    @property
+    def cached(self) -> bool:
+        """Whether the prepared pictures are there."""
+        return self.cache is not None and (Path(self.cache) / CACHE_FILE).exists()
+
+    def batches(
+        self, batch_size: int = 250, workers: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Prepared pictures uint8 [n, size, size, 3] and classes int64 [n], class by class; unreadable ones left out.
 
         Args:
             batch_size: pictures of a batch.
             workers: decoding threads that work ahead; 0 decodes in the caller's thread.
+            part: (i, n) for the batches i, i + n, i + 2 n ... alone.
         """
-        if self.cache is not None and (Path(self.cache) / CACHE_FILE).exists():
-            yield from _cached(Path(self.cache), self.size, batch_size, self.only)
+        if self.cache is not None and self.cached:
+            yield from _cached(Path(self.cache), self.size, batch_size, self.only, part)
             return
-        jobs = self._jobs(batch_size)
+        jobs = islice(self._jobs(batch_size), part[0], None, part[1])
         if workers == 0:
             yield from (made for made in map(self._load, jobs) if len(made[1]))
             return
@@ -168,20 +180,29 @@ def prepare(pixels: NDArray[np.uint8], size: int, *, cropped: bool) -> Tensor:
 
 @torch.no_grad()
 def confusion(
-    model: nn.Module, validation: Validation, normalization: Normalization, classes: int, workers: int = 0
+    model: nn.Module,
+    validation: Validation,
+    normalization: Normalization,
+    classes: int,
+    workers: int = 0,
+    group: Group | None = None,
 ) -> Tensor:
-    """Predictions counted: int64 [classes, classes], row = true class, column = predicted."""
+    """Predictions counted: int64 [classes, classes], row = true class, column = predicted; the ranks of a group take
+    turns with the batches, and each gets all counts."""
     counts = torch.zeros(classes * classes, dtype=torch.int64)
-    for images, labels in validation.batches(workers=workers):
+    if group is not None:  # pictures that cannot be read are missing in prepared batches
+        group.same("test pictures: prepared", int(validation.cached))
+    part = (0, 1) if group is None else (group.rank, group.count)
+    for images, labels in validation.batches(workers=workers, part=part):
         if len(labels):
             guess = predict(model, images, normalization=normalization).argmax(1)
             counts += torch.bincount(labels * classes + guess.clamp(max=classes - 1), minlength=classes * classes)
-    return counts.view(classes, classes)
+    return (counts if group is None else group.add(counts)).view(classes, classes)
 
 
 def write_cache(validation: Validation, folder: Path, workers: int) -> int:
     """Prepares all pictures once into a memory-mapped file in ``folder``; returns how many could not be read."""
-    temporary = folder / f".ddfast-tmp-{os.getpid()}-{CACHE_FILE}"
+    temporary = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{CACHE_FILE}"  # others may be writing it too
     labels: list[int] = []
     with temporary.open("wb") as file:
         for images, part in validation.batches(workers=workers):
@@ -192,13 +213,21 @@ def write_cache(validation: Validation, folder: Path, workers: int) -> int:
     return sum(validation.counts) - len(labels)
 
 
-def _cached(folder: Path, size: int, batch_size: int, only: tuple[int, ...] | None) -> Iterator[tuple[Tensor, Tensor]]:
+def drop_cache(folder: Path) -> None:
+    """Removes what `write_cache` made."""
+    for name in (CACHE_FILE, f"{CACHE_FILE}.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _cached(
+    folder: Path, size: int, batch_size: int, only: tuple[int, ...] | None, part: tuple[int, int]
+) -> Iterator[tuple[Tensor, Tensor]]:
     labels = torch.tensor(json.loads((folder / f"{CACHE_FILE}.json").read_bytes()), dtype=torch.int64)
     pictures = np.memmap(folder / CACHE_FILE, dtype=np.uint8, mode="r", shape=(len(labels), size, size, 3))
     rows = torch.arange(len(labels)) if only is None else torch.isin(labels, torch.tensor(only)).nonzero()[:, 0]
-    for part in rows.split(batch_size):
+    for batch in rows.split(batch_size)[part[0] :: part[1]]:
         # copied out of the file batch by batch; the system may drop its pages at any time
-        yield torch.from_numpy(pictures[part.numpy()]), labels[part]
+        yield torch.from_numpy(pictures[batch.numpy()]), labels[batch]
 
 
 def _resize(image: Tensor, height: int, width: int) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 from ddfast.data import Source, open_source
 from ddfast.evaluation import continual, evaluate
 from ddfast.methods import distill_to
-from ddfast.runs import RunError, atomic_write_bytes
+from ddfast.runs import RunError, atomic_write_bytes, identify_worker
 from ddfast.store.manifest import current_versions
 from ddfast.studies.few import few
 from ddfast.studies.tables import Table, markdown
@@ -187,7 +187,7 @@ class _Run:
         call: Any = continual if one.call == "continual" else evaluate
         report = call(
             folders, self.test, train=self.train, out=place, seed=1000 * seed, device=self.device,
-            processes=self.processes, quiet=self.quiet, resume=True, **one.settings,
+            processes=self.processes, worker=identify_worker(), quiet=self.quiet, resume=True, **one.settings,
         ).report  # fmt: skip
         found: dict[str, list[float]] = {}
         for row in report["results"]:

@@ -12,16 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from ddfast._types import Normalization
+from ddfast.nets.checkpoints import fingerprint
 from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, ProgressEvent, Task, Worker, identify_worker, open_ledger, refuse_occupied
+from ddfast.runs.atomic import remove_folder
+from ddfast.runs.device import torch_device
 from ddfast.store import DistilledSet, LabelLayout, LabelStore
 from ddfast.store.label_codec import encode_labels, kept_information
 from ddfast.store.labels import LABELS_FILE, OUTPUTS
 from ddfast.train.augment import render
 from ddfast.train.replay import Replay
+from ddfast.train.small_observer import SmallObserver
 from ddfast.train.teachers import FORWARD_BATCH, Teachers, load_teacher
 from ddfast.train.views import ViewConfig, Views
 
+TEACHERS = "teachers"
+"""Of a run that trains its teachers: their weights, until all labels are there."""
 PRESETS: dict[str, dict[str, Any]] = {
     "rded": {"epochs": 300, "batch_size": 100, "k": 10, "tail_temperature": 20.0},
     "smoke": {"epochs": 3, "batch_size": 25, "k": 5, "tail_temperature": 20.0},
@@ -41,7 +47,7 @@ def view_of(distilled: DistilledSet) -> ViewConfig:
 
 def relabel(
     distilled: DistilledSet,
-    teachers: Sequence[Observer | nn.Module],
+    teachers: Sequence[Observer | nn.Module | SmallObserver],
     out: str | os.PathLike[str],
     *,
     view: ViewConfig | None,
@@ -68,7 +74,8 @@ def relabel(
 
     Args:
         distilled: the set; images that students get decoded are decoded first.
-        teachers: observers in eval mode; their logits are averaged.
+        teachers: observers in eval mode; their logits are averaged. Those still to be trained are trained once, by one
+            of the workers.
         out: folder for the labels.
         view: what a training view is (`view_of` gives RDED's); None for one label an image, of the plain image.
         seed: of views and order.
@@ -104,33 +111,69 @@ def relabel(
         len(images), len(distilled.class_names), epochs, kind, k if kind == "topk" else 0,
         tail_temperature if kind == "topk" else 1.0,
     )  # fmt: skip
-    group = Teachers(
-        teachers, distilled.class_names, replay.view.size,
-        precision=precision, device=device, forward_batch=forward_batch,
-    )  # fmt: skip
-    fingerprint = replay.fingerprint(distilled.images, distilled.labels)
+    ready = [each for each in teachers if not isinstance(each, SmallObserver)]
+
+    def group_of(found: Sequence[Observer | nn.Module]) -> Teachers:
+        return Teachers(
+            found, distilled.class_names, replay.view.size,
+            precision=precision, device=device, forward_batch=forward_batch,
+        )  # fmt: skip
+
+    # refused before there is a folder, unless they are still to be trained in there
+    group = group_of(ready) if len(ready) == len(teachers) else None
+    made_from = replay.fingerprint(distilled.images, distilled.labels)
     if view is None:
-        fingerprint |= {"view": None, "seed": None, "batch_size": None, "order": None}
-    fingerprint |= {"teachers": group.fingerprints, "precision": precision}
+        made_from |= {"view": None, "seed": None, "batch_size": None, "order": None}
+    made_from |= {"teachers": [_weights(each) for each in teachers], "precision": precision}
     tasks = [f"epoch-{epoch:05d}" for epoch in range(epochs)]
-    settings = {"labels": layout.as_json(), "fingerprint": fingerprint}
+    settings = {"labels": layout.as_json(), "fingerprint": made_from}
     with open_ledger(
-        out, tasks, settings, worker=worker, resume=resume, overwrite=overwrite, outputs=OUTPUTS
+        out, tasks, settings, worker=worker, resume=resume, overwrite=overwrite, outputs=(*OUTPUTS, TEACHERS)
     ) as ledger:
-        store = LabelStore.create(out, **layout.as_json(), fingerprint=fingerprint)
-        done = len(ledger.records()) * len(images)
-        with Progress(
-            len(images) * epochs, done=done, unit="views", title="relabel", mode=progress, callback=on_progress
-        ) as shown:
-            _Run(images, replay, group, store, shown).all(ledger)
-            if kind == "topk":
-                kept = [float(record.record["kept"]) for record in ledger.records().values()]
-                shown.write(
-                    f"top-{layout.k} labels keep {sum(kept) / len(kept):.0%} of what all {layout.classes} logits say "
-                    f"at temperature {tail_temperature:g} (kind fp16 keeps all)"
-                )
+        if ledger.finished() and (Path(out) / LABELS_FILE).exists():
+            store = LabelStore.open(out)
+        else:
+            if group is None:
+                group = group_of(_trained(teachers, Path(out), worker, str(device), progress))
+            store = LabelStore.create(
+                out, **layout.as_json(), fingerprint={**made_from, "teachers": group.fingerprints}
+            )
+            with Progress(
+                len(images) * epochs, done=len(ledger.records()) * len(images), unit="views", title="relabel",
+                mode=progress, callback=on_progress,
+            ) as shown:  # fmt: skip
+                _Run(images, replay, group, store, shown).all(ledger)
+                if kind == "topk":
+                    shown.write(_kept(ledger, layout))
         ledger.finish()
+    remove_folder(Path(out) / TEACHERS)
     return store
+
+
+def _weights(teacher: Observer | nn.Module | SmallObserver) -> Any:
+    """What decides a teacher's weights: they themselves, or how they are trained."""
+    if isinstance(teacher, SmallObserver):
+        return teacher.identity()
+    return fingerprint(teacher.module if isinstance(teacher, Observer) else teacher)
+
+
+def _trained(
+    teachers: Sequence[Observer | nn.Module | SmallObserver], out: Path, worker: Worker | None, device: str, mode: str
+) -> list[Observer | nn.Module]:
+    """The teachers, those that are to be trained by one worker each."""
+    return [
+        each.shared(out / TEACHERS / str(number), worker=worker, device=device, progress=mode)
+        if isinstance(each, SmallObserver) else each
+        for number, each in enumerate(teachers)
+    ]  # fmt: skip
+
+
+def _kept(ledger: Ledger, layout: LabelLayout) -> str:
+    kept = [float(record.record["kept"]) for record in ledger.records().values()]
+    return (
+        f"top-{layout.k} labels keep {sum(kept) / len(kept):.0%} of what all {layout.classes} logits say at "
+        f"temperature {layout.tail_temperature:g} (kind fp16 keeps all)"
+    )
 
 
 def preset(name: str, distilled: DistilledSet) -> dict[str, Any]:
@@ -155,6 +198,7 @@ def relabel_folder(
     data: str | None = None,
     per_image: bool = False,
     device: str = "auto",
+    shard: str | None = None,
     **settings: Any,
 ) -> LabelStore:
     """`relabel` of a set on disk with teachers by name.
@@ -166,15 +210,17 @@ def relabel_folder(
         preset_name: see `preset`.
         data: the real set, for a teacher ``train:NAME``.
         per_image: one label an image, of the plain image.
-        device: "auto" for a CUDA device if there is one.
+        device: see `ddfast.runs.device.torch_device`.
+        shard: ``"i/n"``, worker i of n that share the folder; None for what the launcher's variables say.
         **settings: of `relabel`; None keeps the preset's.
 
     Raises:
         ValueError, FileNotFoundError, ddfast.runs.RunError: as `relabel`, and when the set or a teacher cannot be had.
     """
-    worker = identify_worker()
-    joins = bool(settings.get("resume")) or worker.index > 0
-    refuse_occupied(out, resume=joins, overwrite=bool(settings.get("overwrite")))
+    worker = identify_worker(shard)
+    device = torch_device(device, worker)
+    resume, overwrite = bool(settings.get("resume")), bool(settings.get("overwrite"))
+    refuse_occupied(out, resume=resume, overwrite=overwrite, worker=worker)
     distilled = DistilledSet.load(path).decoded()
     chosen = {
         **preset(preset_name, distilled),
@@ -182,15 +228,12 @@ def relabel_folder(
     }
     if per_image:
         chosen |= {"view": None, "epochs": 1}
-    if device == "auto":
-        found = torch.cuda.device_count()
-        device = f"cuda:{worker.local_index % found}" if found else "cpu"
-    if settings.get("resume") and (Path(out) / LABELS_FILE).exists():  # before a teacher is fetched or trained
+    if worker.continues(resume) and (Path(out) / LABELS_FILE).exists():  # before a teacher is fetched or trained
         replay = _replay(distilled, chosen["view"], int(chosen.get("seed", 0)), int(chosen["batch_size"]), "counter")
         expect = replay.fingerprint(distilled.images, distilled.labels)
         keys = ("set",) if per_image else ("set", "view", "seed", "batch_size")
         LabelStore.open(out, expect={key: expect[key] for key in keys})
-    observers = [load_teacher(name, distilled, data, device) for name in teachers]
+    observers = [load_teacher(name, distilled, data) for name in teachers]
     return relabel(distilled, observers, Path(out), device=device, worker=worker, **chosen)
 
 

@@ -14,6 +14,7 @@ from ddfast.nets.checkpoints import fingerprint, read_state_dict, state_bytes
 from ddfast.nets.convnet import ConvNet
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.runs import Progress, Worker, open_ledger
+from ddfast.runs.sharing import teller
 from ddfast.train.demo_recipe import OBSERVER, small_convnet
 from ddfast.train.loop import TrainConfig, TrainProgress
 from ddfast.train.supervised import fit
@@ -114,7 +115,7 @@ class SmallObserver:
             with open_ledger(
                 folder, [_TASK], self.identity(), worker=worker, resume=True, outputs=(FILE,)
             ) as ledger:  # fmt: skip
-                task = ledger.claim_or_wait(_TASK)
+                task = ledger.claim_or_wait(_TASK, on_wait=teller(progress == "quiet"))
                 if task is not None:
                     with task:
                         task.write_bytes(FILE, state_bytes(self.train(device, progress).module))

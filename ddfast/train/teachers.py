@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ddfast._types import Normalization
+from ddfast.data import open_source
 from ddfast.nets.checkpoints import fingerprint
 from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.store import DistilledSet
+from ddfast.train.small_observer import SmallObserver
 
 PRECISIONS = ("fp32", "bf16")
 FORWARD_BATCH = 256  # pictures at once; a constant, so that the labels' bytes do not depend on the training's batch
@@ -98,15 +100,14 @@ class Teachers:
         return torch.cat(parts)
 
 
-def load_teacher(spec: str, distilled: DistilledSet, data: str | None = None, device: str = "cpu") -> Observer:
-    """A teacher from its name, as the command line gives it.
+def load_teacher(spec: str, distilled: DistilledSet, data: str | None = None) -> Observer | SmallObserver:
+    """A teacher from its name, as the command line gives it; ``train:`` ones are still to be trained.
 
     Args:
         spec: what `load_observer` takes (``resnet18``, ``cifar10_conv3.pth``); ``NAME=FILE`` for a named network's
             weights; or ``train:conv3``, trained on ``data`` as the set's own observer was.
         distilled: the set, for the pictures' size and the seed.
         data: the real set, for ``train:``.
-        device: where to train.
 
     Raises:
         ValueError: as `load_observer`, or ``train:`` without ``data``.
@@ -117,11 +118,8 @@ def load_teacher(spec: str, distilled: DistilledSet, data: str | None = None, de
         return load_observer(name, weights=file or None, input_size=side)
     if data is None:
         raise ValueError(f"teacher: {spec!r} is trained on the real set; name it with --data")
-    from ddfast.data import open_source
-    from ddfast.train.small_observer import train_small_observer
-
     seed = int(distilled.manifest.get("seed") or 0)
-    return train_small_observer(spec.removeprefix("train:"), open_source(data), size=side, seed=seed, device=device)
+    return SmallObserver(spec.removeprefix("train:"), open_source(data), side, seed)
 
 
 def _check_size(observer: Observer, size: tuple[int, int], device: torch.device) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,26 @@ from ddfast.evaluation.incremental.config import ContinualConfig, seen_counts
 from ddfast.evaluation.incremental.page import render
 from ddfast.evaluation.incremental.plan import ContinualPlan
 from ddfast.evaluation.incremental.report import continual_bytes, make_continual, markdown
-from ddfast.evaluation.inputs import Data, Sets, load_sets, resolve_device, share, test_pictures, training_space
-from ddfast.evaluation.plan import Subject, subject_keys
+from ddfast.evaluation.inputs import (
+    Data,
+    Sets,
+    fitted_to_machine,
+    load_sets,
+    read_settings,
+    test_pictures,
+    training_space,
+)
+from ddfast.evaluation.plan import Plan, Subject, subject_keys
 from ddfast.evaluation.protocols import protocol
 from ddfast.evaluation.recipes import recipe_name
 from ddfast.evaluation.runner import run_plan
 from ddfast.evaluation.storage import is_distribution, measure
 from ddfast.evaluation.students import build_student, parse_students
 from ddfast.evaluation.usage import used
-from ddfast.evaluation.validation import CACHE_FILE, write_cache
+from ddfast.evaluation.validation import CACHE_FILE, drop_cache, write_cache
 from ddfast.runs import Worker, atomic_write_bytes, refuse_occupied
+from ddfast.runs.device import torch_device
 from ddfast.store import DistilledSet
-
-_CACHE_BYTES = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -90,15 +96,12 @@ def continual(
         NonFiniteLossError: a training diverged; the message has task, step and learning rate.
         ddfast.runs.RunError: ``out`` holds something else, or the disk is full.
     """
-    known = {f.name for f in dataclasses.fields(ContinualConfig)}
-    if unknown := sorted(set(settings) - known):
-        raise TypeError(f"continual has no setting {unknown[0]!r}; settings: {', '.join(sorted(known))}")
-    config = ContinualConfig(**{"preset": preset, **{k: v for k, v in settings.items() if v is not None}})
+    config = read_settings(ContinualConfig, "continual", preset, settings)
     how = _How(train, device, processes, worker, resume, overwrite, quiet)
     if out is None:
         with tempfile.TemporaryDirectory(prefix="ddfast-") as folder:
             return _run(distilled, val, students, config, Path(folder), how)
-    refuse_occupied(out, resume=resume or (worker or Worker()).count > 1, overwrite=overwrite)
+    refuse_occupied(out, resume=resume, overwrite=overwrite, worker=worker)
     return _run(distilled, val, students, config, Path(out), how)
 
 
@@ -108,7 +111,7 @@ def _run(distilled: Sets, val: Data | None, students: Any, config: ContinualConf
     seen_counts(len(first.class_names), config.steps)
     settings = config.evaluation()
     validation = test_pictures(first, val, settings)
-    device = resolve_device(how.device)
+    device = torch_device(how.device, how.worker)
     names = parse_students(students)
     for name in names:
         width = config.width or protocol(config.preset).width
@@ -119,16 +122,12 @@ def _run(distilled: Sets, val: Data | None, students: Any, config: ContinualConf
         for key, (name, one) in zip(subject_keys(len(loaded)), loaded, strict=True)
     )
     plan = ContinualPlan(settings, subjects, names, validation, None, device, 1, 0, config)
-    processes, threads = share(len(plan.specs()), how.processes, device)
-    cached = validation.cropped and sum(validation.counts) * validation.size**2 * 3 <= _CACHE_BYTES
-    plan = replace(
-        plan, threads=threads, decode_workers=0 if processes > 1 else min(4, os.cpu_count() or 1),
-        validation=replace(validation, cache=str(out) if cached else None),
-    )  # fmt: skip
+    plan, processes = fitted_to_machine(plan, out, how.processes, how.worker)
 
-    def prepare() -> None:
-        if cached and not (out / CACHE_FILE).exists():
+    def prepare(work_left: bool) -> Plan:
+        if work_left and plan.validation.cache is not None and not (out / CACHE_FILE).exists():
             write_cache(plan.validation, out, os.cpu_count() or 1)
+        return plan
 
     records = run_plan(
         plan, out, worker=how.worker, resume=how.resume, overwrite=how.overwrite, processes=processes, quiet=how.quiet,
@@ -139,8 +138,7 @@ def _run(distilled: Sets, val: Data | None, students: Any, config: ContinualConf
     atomic_write_bytes(out / "report.json", continual_bytes(report))
     atomic_write_bytes(out / "report.html", page.encode())
     atomic_write_bytes(out / "table.md", markdown(report).encode())
-    for name in (CACHE_FILE, f"{CACHE_FILE}.json"):
-        (out / name).unlink(missing_ok=True)
+    drop_cache(out)
     return Continual(report, page)
 
 
