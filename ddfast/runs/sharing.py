@@ -5,12 +5,37 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ddfast.runs.atomic import RunError
+from ddfast.runs.folder import RUN_FILE
+from ddfast.runs.lookout import Lookout
 
 
 class Superseded(RunError):
     """Work was left in the middle because another worker has finished what it was for."""
+
+
+def require_wanted(what: Path, wanted: Callable[[], bool] | None) -> None:
+    """Stops work that has become needless.
+
+    Args:
+        what: file or folder that it fills.
+        wanted: whether it is needed still; None for always.
+
+    Raises:
+        Superseded: it is not.
+    """
+    if wanted is not None and not wanted():
+        raise Superseded(f"{what}: not needed any more, another worker has done what it was for")
+
+
+def unclaimed(root: Path) -> bool:
+    """Whether there is a run in ``root`` with tasks that nobody works on and nobody failed at."""
+    if not (root / RUN_FILE).exists():
+        return False
+    ledgers = Lookout(root).look().ledgers
+    return any(task.state in ("waiting", "expired") for ledger in ledgers for task in ledger.tasks)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch import Tensor
 from ddfast.data.resident import Pictures, Resident
 from ddfast.nets.flat_net import FlatNet
 from ddfast.runs import Ledger, Progress, RunError, Task, Worker, identify_worker, open_ledger
-from ddfast.runs.sharing import Superseded
+from ddfast.runs.sharing import require_wanted
 from ddfast.store import set_fingerprint
 from ddfast.train.adjoint.many_step import ManyStep, fastest_way
 from ddfast.train.adjoint.step import PRECISIONS, float32
@@ -139,7 +139,7 @@ def train_experts(
     outputs = (EXPERTS_FILE, FORGETTING_FILE, STATES_FOLDER)
     with open_ledger(out, tasks, who, worker=me, resume=True, outputs=outputs) as ledger:
         store = TrajectoryStore.create(out / EXPERTS_FILE, config.experts, config.epochs, net.size, who)
-        _require_wanted(out, wanted)  # before anything is said to be missing
+        require_wanted(out, wanted)  # before anything is said to be missing
         states = ForgettingStates(out, who, len(images), config.epochs) if forgetting else None
         counting = None if states is None or states.merged else states
         for number, task in enumerate(tasks):
@@ -165,11 +165,6 @@ def _fingerprint(images: Pictures, labels: Tensor) -> str:
     return set_fingerprint(images.pixels if isinstance(images, Resident) else images, labels)
 
 
-def _require_wanted(out: Path, wanted: Callable[[], bool] | None) -> None:
-    if wanted is not None and not wanted():
-        raise Superseded(f"{out}: these experts are not needed any more, another worker has done what they were for")
-
-
 def _together(net: FlatNet, device: torch.device, config: ExpertConfig, workers: int = 1) -> int:
     """As many as are faster side by side, but no more than fit, or than each of the launched workers gets."""
     if fastest_way(net, device) == "loop":
@@ -180,14 +175,13 @@ def _together(net: FlatNet, device: torch.device, config: ExpertConfig, workers:
 
 @dataclass
 class _Running:
-    """An expert that is being trained: ``epoch`` passes are done, the last with a mean loss of ``loss``."""
+    """An expert that is being trained: ``epoch`` passes are done."""
 
     task: Task
     number: int
     epoch: int
     theta: Tensor
     counter: ForgettingCounter | None
-    loss: float | None = None
 
     @property
     def key(self) -> PassKey:
@@ -218,15 +212,15 @@ class _Training:
                     left = [each for each in running if each.epoch < self.config.epochs]
                     for each in running:
                         if each.epoch >= self.config.epochs:
-                            each.task.complete({"loss": each.loss})
+                            each.task.complete()  # a record of its loss would be lost with a worker killed here
                             if on_expert:
                                 on_expert(each.number)
                     running = left
                     if running:
-                        _require_wanted(self.store.path, self.wanted)
+                        require_wanted(self.store.path, self.wanted)
                         self._pass(running)
         if not ledger.finished():
-            _require_wanted(self.store.path, self.wanted)
+            require_wanted(self.store.path, self.wanted)
 
     def _begin(self, task: Task) -> _Running:
         number = int(task.id.rpartition("-")[2])
@@ -272,7 +266,7 @@ class _Training:
                 f"{self.store.path}: another worker has taken over expert {each.number}, since this one stood still "
                 "too long; start this worker again"
             )
-        each.theta, each.epoch, each.loss = theta, each.epoch + 1, mean
+        each.theta, each.epoch = theta, each.epoch + 1
         if self.states is not None and each.counter is not None:
             self.states.save(each.number, each.epoch, each.counter)
         self.store.write(each.number, each.epoch, theta)

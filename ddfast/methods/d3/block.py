@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ddfast.methods._problem import Problem
 from ddfast.methods.d3.config import D3Config
 from ddfast.nets.decoder import make_decoder
 from ddfast.nets.flat_convnet import FlatConvNet
-from ddfast.runs import TIMINGS_FILE, Timings, atomic_write_bytes
+from ddfast.runs import TIMINGS_FILE, Task, Timings, atomic_write_bytes
 from ddfast.store import DistilledSet, contact_sheet_png
 from ddfast.train.experts import train_experts
 from ddfast.train.latent.bank import initial_latents
@@ -55,8 +55,9 @@ class DistilledBlock:
 
 
 def distil_block(
-    source: Source, classes: Sequence[int], config: D3Config, folder: Path, options: RunOptions, *, block: int = 0
-) -> DistilledBlock:
+    source: Source, classes: Sequence[int], config: D3Config, folder: Path, options: RunOptions, *, block: int = 0,
+    task: Task | None = None,
+) -> DistilledBlock:  # fmt: skip
     """Trains the block's experts and distils it; called again after an interruption it goes on to the same numbers.
 
     ``folder`` (made if missing) holds ``experts/``, ``checkpoint.pt``, ``timings.json`` and pictures of the means and
@@ -69,6 +70,7 @@ def distil_block(
         folder: the block's own.
         options: of the run.
         block: its number, which begins the names of its random streams.
+        task: what this worker holds for it; once another has taken that over, nothing more is written.
 
     Raises:
         ValueError: settings and source do not fit together.
@@ -78,7 +80,7 @@ def distil_block(
     folder.mkdir(parents=True, exist_ok=True)
     problem = block_problem(source, classes, config, options, Timings(folder / TIMINGS_FILE))
     matcher = _matcher(problem, config, folder, options, block)
-    course = Loop(matcher, problem, folder, options, stream=f"{_STREAM}/block {block}").run()
+    course = Loop(matcher, problem, folder, options, stream=f"{_STREAM}/block {block}", task=task).run()
     _show_samples(matcher, problem, folder)
     latents = LatentBlock(
         matcher.latents.detach().cpu(), torch.tensor(list(classes))[matcher.labels.cpu()],
@@ -91,6 +93,24 @@ def distil_block(
         if weight:
             notes[name] = loss_curve(losses.tolist())
     return DistilledBlock(latents, matcher.learned_lr(), course.losses, course.tests, notes)
+
+
+def help_block(
+    source: Source, classes: Sequence[int], config: D3Config, folder: Path, options: RunOptions,
+    wanted: Callable[[], bool],
+) -> None:  # fmt: skip
+    """Trains experts of a block that another worker distils.
+
+    Args:
+        source, classes, config, folder, options: as `distil_block`'s.
+        wanted: whether the block is still to be done.
+
+    Raises:
+        NonFiniteLossError: an expert diverged.
+        ddfast.runs.RunError: as `distil_block`; `Superseded` if the block is done by now.
+    """
+    problem = block_problem(source, classes, config, options, Timings(folder / TIMINGS_FILE))
+    _experts(problem, config, folder / EXPERTS, options, wanted)
 
 
 def block_problem(
@@ -157,11 +177,14 @@ def _matcher(problem: Problem, config: D3Config, folder: Path, options: RunOptio
     return D3Matcher(net, store, settings, latents.to(device), labels, decoder, real)
 
 
-def _experts(problem: Problem, config: D3Config, folder: Path, options: RunOptions) -> TrajectoryStore:
+def _experts(
+    problem: Problem, config: D3Config, folder: Path, options: RunOptions, wanted: Callable[[], bool] | None = None
+) -> TrajectoryStore:
     with problem.timings.part("experts"):
         return train_experts(
             problem.net, *problem.resident(), config.expert_config(), folder, pictures=problem.fingerprint,
-            info={"space": "normalized"}, device=problem.device, quiet=options.quiet,
+            info={"space": "normalized"}, device=problem.device, quiet=options.quiet, worker=options.worker(),
+            wanted=wanted,
         )  # fmt: skip
 
 

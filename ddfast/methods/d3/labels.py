@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from ddfast.nets.described import described_bytes, read_described
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.nets.flat_net import FlatNet
 from ddfast.train.experts import train_experts, trained
-from ddfast.train.trajectories import read_replay_buffers
+from ddfast.train.trajectories import TrajectoryStore, read_replay_buffers
 
 TEACHER_FILE = "teacher.safetensors"
 STREAM = "d3"
@@ -56,6 +57,27 @@ def make_teacher(problem: Problem, config: D3Config, options: RunOptions, folder
     return described_bytes(
         [net.module(theta.cpu()) for theta in thetas], norm=net.norm, size=net.input_size,
         normalization=problem.space.normalization, class_names=problem.class_names,
+    )  # fmt: skip
+
+
+def label_experts(
+    problem: Problem, config: D3Config, options: RunOptions, folder: Path, wanted: Callable[[], bool] | None = None
+) -> TrajectoryStore:
+    """The experts of all classes, trained in ``folder`` by however many workers come.
+
+    Args:
+        problem, config, options, folder: as `make_teacher`'s.
+        wanted: as `train_experts`'s.
+
+    Raises:
+        NonFiniteLossError: an expert diverged.
+        ddfast.runs.RunError: the folder holds others, or the disk is full; `Superseded` if ``wanted`` said so.
+    """
+    images, labels = problem.resident()
+    return train_experts(
+        problem.net, images, labels, config.label_expert_config(), folder / EXPERTS, pictures=problem.fingerprint,
+        info={"space": "normalized"}, device=options.torch_device(), quiet=options.quiet, worker=options.worker(),
+        wanted=wanted,
     )  # fmt: skip
 
 
@@ -107,11 +129,7 @@ def confusion(teacher: nn.Module, problem: Problem) -> NDArray[np.float64]:
 
 
 def _trained(problem: Problem, config: D3Config, options: RunOptions, folder: Path) -> list[Tensor]:
-    images, labels = problem.resident()
-    store = train_experts(
-        problem.net, images, labels, config.label_expert_config(), folder / EXPERTS, pictures=problem.fingerprint,
-        info={"space": "normalized"}, device=options.torch_device(), quiet=options.quiet,
-    )  # fmt: skip
+    store = label_experts(problem, config, options, folder)
     return [store.snapshot(number, config.label_epoch) for number in range(config.label_experts)]
 
 

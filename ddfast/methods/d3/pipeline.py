@@ -14,21 +14,26 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ddfast.data import Source, require_images
-from ddfast.methods._driver import CHECKPOINT, require_classes, show_timings
+from ddfast.methods._driver import CHECKPOINT, EXPERTS, require_classes, show_timings
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
 from ddfast.methods.d3 import split
-from ddfast.methods.d3.block import distil_block
+from ddfast.methods.d3.block import distil_block, help_block
 from ddfast.methods.d3.config import D3Config
-from ddfast.methods.d3.labels import TEACHER_FILE, check_given, confusion, make_teacher, open_teacher, whole_problem
+from ddfast.methods.d3.labels import (
+    TEACHER_FILE,
+    check_given,
+    confusion,
+    label_experts,
+    make_teacher,
+    open_teacher,
+    whole_problem,
+)
 from ddfast.methods.d3.merge import merge
 from ddfast.methods.d3.report import BETWEEN_FILE, MEANS_FILE, SAMPLES_FILE
 from ddfast.methods.d3.stored_block import BLOCK_FILE, StoredBlock, block_bytes, read_block
@@ -38,13 +43,12 @@ from ddfast.runs import (
     RunError,
     Task,
     Timings,
-    Worker,
     atomic_write_bytes,
-    identify_worker,
     open_ledger,
     refuse_occupied,
 )
 from ddfast.runs.folder import DEFAULT_OUTPUTS
+from ddfast.runs.sharing import teller, unclaimed, unless
 
 BLOCKS, TEACHER, SPLIT_FILE = "blocks", "teacher", "split.json"
 OUTPUTS = (
@@ -67,8 +71,8 @@ def run(source: Source, out: Path, config: D3Config, options: RunOptions, observ
     """
     if observer is not None:
         raise ValueError("observer: got one, but d3 has none; the networks it needs are trained")
-    worker = identify_worker()
-    refuse_occupied(out, resume=options.resume or worker.index > 0, overwrite=options.overwrite)
+    worker = options.worker()
+    refuse_occupied(out, resume=options.resume, overwrite=options.overwrite, worker=worker)
     require_classes(source, 2, "d3")
     require_images(source, 1, "d3")
     net = config.matching_config().net(len(source.class_names))  # refuses an architecture that does not fit the size
@@ -89,20 +93,17 @@ def run(source: Source, out: Path, config: D3Config, options: RunOptions, observ
         out, tasks, settings, worker=worker, resume=options.resume, overwrite=options.overwrite,
         outputs=OUTPUTS,
     ) as ledger:  # fmt: skip
-        own = _own_device(options, worker)
-        if ledger.finished() or _Run(source, out, config, own, ledger, settings, blocks, only).all():
+        if ledger.finished() or _Run(source, out, config, options, ledger, settings, blocks, only).all():
             ledger.finish()
             _tidy(out)
 
 
-def _own_device(options: RunOptions, worker: Worker) -> RunOptions:
-    """Of several processes that a launcher starts, each takes a GPU of its own where there are some."""
-    found = torch.cuda.device_count() if worker.count > 1 and options.device == "auto" else 0
-    return replace(options, device=f"cuda:{worker.local_index % found}") if found else options
-
-
 def _task(block: int) -> str:
     return f"block-{block}"
+
+
+def _number(task: str) -> int:
+    return int(task.removeprefix("block-"))
 
 
 def _before(config: D3Config) -> list[str]:
@@ -148,6 +149,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.source, self.out, self.config, self.options = source, out, config, options
         self.ledger, self.settings, self.planned, self.only = ledger, settings, blocks, only
+        self._problem: Problem | None = None
         self.work = {"teacher": self._teacher, "split": self._split, "merge": self._merge}
 
     def all(self) -> bool:
@@ -178,23 +180,49 @@ class _Run:
             return self.planned
         return split.given_blocks(str(self.out / SPLIT_FILE), self.source.class_names)
 
-    @cached_property
+    @property
     def problem(self) -> Problem:
         """The task of all classes; its pictures are read when they are first needed."""
-        return whole_problem(self.source, self.config, self.options)
+        if self._problem is None:
+            self._problem = whole_problem(self.source, self.config, self.options)
+        return self._problem
 
     def _do(self, tasks: Sequence[str]) -> None:
-        """Works until these are done, by this process or another."""
-        while not all(self.ledger.completed(name) for name in tasks):
+        """Works until these are done, by this worker or another."""
+        told = False
+        while left := [name for name in tasks if not self.ledger.completed(name)]:
             task = self.ledger.claim_next(tasks)
-            if task is None:
-                time.sleep(_POLL)  # what is left is held by others
-                continue
-            with task:
-                if task.id in self.work:
-                    self.work[task.id](task)
-                else:
-                    self._block(task, int(task.id.removeprefix("block-")))
+            if task is not None:
+                self._one(task)
+            elif not any(map(self._help, left)):
+                if not told and (held := [name for name in left if self.ledger.busy(name)]):
+                    self._problem, told = None, True  # not held in memory, maybe for hours
+                    teller(self.options.quiet)(self.ledger.waiting_line(held[0]))
+                time.sleep(_POLL)
+
+    def _one(self, task: Task) -> None:
+        with unless(lambda: self.ledger.completed(task.id)), task:
+            if task.id in self.work:
+                self.work[task.id](task)
+            else:
+                self._block(task, _number(task.id))
+
+    def _help(self, name: str) -> bool:
+        """Trains experts for a task that another worker holds; whether there was anything to train."""
+        block = name not in self.work
+        folder = self._path(_number(name)).parent if block else self.out / TEACHER
+        if (not block and name != "teacher") or not unclaimed(folder / EXPERTS):
+            return False
+
+        def wanted() -> bool:
+            return not self.ledger.completed(name)
+
+        with unless(lambda: not wanted()):
+            if block:
+                help_block(self.source, self.blocks[_number(name)], self.config, folder, self.options, wanted)
+            else:
+                label_experts(self.problem, self.config, self.options, folder, wanted)
+        return True
 
     def _path(self, number: int) -> Path:
         return self.out / BLOCKS / str(number) / BLOCK_FILE
@@ -210,7 +238,9 @@ class _Run:
             self._read(number)
             content = path.read_bytes()
         else:
-            made = distil_block(self.source, self.blocks[number], self.config, path.parent, self.options, block=number)
+            made = distil_block(
+                self.source, self.blocks[number], self.config, path.parent, self.options, block=number, task=task
+            )
             content = block_bytes(made, number, self.blocks[number], self.settings)
         task.write_bytes(f"{BLOCKS}/{number}/{BLOCK_FILE}", content)
         task.complete()

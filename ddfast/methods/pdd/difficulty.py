@@ -15,6 +15,7 @@ from ddfast.methods._driver import EXPERTS
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
 from ddfast.methods.pdd.config import COUNT, PDDConfig
+from ddfast.runs.sharing import unless
 from ddfast.train.experts import ExpertConfig, train_experts
 from ddfast.train.forgetting import FORGETTING_FILE, ForgettingScores
 from ddfast.train.trajectories import EXPERTS_FILE
@@ -112,10 +113,13 @@ def _scores(problem: Problem, config: PDDConfig, options: RunOptions, stages: Pa
         base = config.base_config
         info = base.expert_info() if isinstance(base, TrainsExperts) else {}
         folder.mkdir(parents=True, exist_ok=True)
-        train_experts(
-            problem.net, *problem.resident(), recipe, folder, pictures=problem.fingerprint, info=info,
-            device=problem.device, forgetting=True, quiet=options.quiet,
-        )  # fmt: skip
+        # by several workers; the first to be done may remove the experts before others see that they are trained
+        with unless((folder / FORGETTING_FILE).exists):
+            train_experts(
+                problem.net, *problem.resident(), recipe, folder, pictures=problem.fingerprint, info=info,
+                device=problem.device, forgetting=True, quiet=options.quiet, worker=options.worker(),
+                wanted=lambda: not (folder / FORGETTING_FILE).exists(),
+            )  # fmt: skip
     if not own:
         (folder / EXPERTS_FILE).unlink(missing_ok=True)  # gigabytes that nothing reads again
     return ForgettingScores.load(folder, problem.fingerprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import RunOptions
-from ddfast.runs import Ledger, Progress, Timings, open_ledger
+from ddfast.runs import Ledger, Progress, RunError, Timings, open_ledger
+from ddfast.runs.sharing import require_wanted
 from ddfast.train.flat_student import fresh_theta
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore
 
@@ -76,7 +78,7 @@ def keep_origins(folder: Path, thetas: list[Tensor], count: int, what: dict[str,
 
 def pooled_starts(
     transition: Transition, stage: int, before: Path, folder: Path, lesson: Lesson, count: int, what: dict[str, Any],
-    options: RunOptions,
+    options: RunOptions, wanted: Callable[[], bool] | None = None,
 ) -> Tensor:  # fmt: skip
     """``count`` networks for a stage, each a task of a ledger of its own, so that processes can share the work.
 
@@ -89,6 +91,7 @@ def pooled_starts(
         count: how many.
         what: JSON values that decide the sets so far.
         options: of the run.
+        wanted: asked before each network; once False they are not needed any more, and may be gone.
 
     Returns:
         float32 [count, P], on the CPU.
@@ -96,29 +99,32 @@ def pooled_starts(
     Raises:
         NonFiniteLossError: a network diverged.
         RunError: the disk is full.
+        ddfast.runs.sharing.Superseded: ``wanted`` said so.
     """
     tasks = [f"start-{number:05d}" for number in range(count)]
     size = transition.net.size
     earlier = TrajectoryStore.open(before) if (before / EXPERTS_FILE).exists() else None
-    with open_ledger(folder, tasks, what, resume=True, outputs=(EXPERTS_FILE,)) as ledger:
+    worker = options.worker()
+    with open_ledger(folder, tasks, what, worker=worker, resume=True, outputs=(EXPERTS_FILE,)) as ledger:
         store = TrajectoryStore.create(folder / EXPERTS_FILE, count, 0, size, what)
+        require_wanted(folder, wanted)  # before anything is said to be missing
         for number, task in enumerate(tasks):
             if ledger.completed(task) and store.epochs_done(number) < 0:
                 ledger.forget(task)  # the store was removed since
         done = sum(1 for task in tasks if ledger.completed(task))
-        mode = "quiet" if options.quiet else "auto"
+        mode = "quiet" if options.quiet or done == count else "auto"
         title = f"training networks on {stage} of the sets" if stage > 1 else "training networks on the first set"
         with Progress(count, done=done, unit="networks", title=title, mode=mode) as shown:
-            _train(transition, stage, ledger, store, earlier, lesson, shown)
+            _train(transition, stage, ledger, store, earlier, lesson, shown, wanted)
         ledger.finish()
     return torch.stack([store.snapshot(number, 0) for number in range(count)])
 
 
 def _train(
     transition: Transition, stage: int, ledger: Ledger, store: TrajectoryStore, earlier: TrajectoryStore | None,
-    lesson: Lesson, shown: Progress,
+    lesson: Lesson, shown: Progress, wanted: Callable[[], bool] | None,
 ) -> None:  # fmt: skip
-    for first in ledger.claims():
+    for first in ledger.claims(wanted=wanted):
         with ExitStack() as stack:
             tasks = [stack.enter_context(first)]
             while len(tasks) < transition.together and (another := ledger.claim_next()) is not None:
@@ -131,11 +137,20 @@ def _train(
                 ended = [transition.teach(begun[0], lesson, streams[0])]
             else:
                 ended = list(transition.teach(torch.stack(begun), lesson, streams)) if missing else []
-            for number, theta in zip(missing, ended, strict=True):
-                store.write(number, 0, theta)
+            for task, number in zip(tasks, numbers, strict=True):
+                if number not in missing:
+                    continue
+                if task.lost or store.epochs_done(number) >= 0:
+                    raise RunError(
+                        f"{store.path}: another worker has taken over network {number}, since this one stood still too "
+                        "long; start this worker again"
+                    )
+                store.write(number, 0, ended[missing.index(number)])
             for task in tasks:
                 task.complete()
             shown.update(len(tasks))
+    if not ledger.finished():
+        require_wanted(store.path, wanted)
 
 
 class FreshStarts:
