@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ddfast.data.npz import NPZ_DAMAGE, check_npz
+
 MNIST5K_TRAIN_PER_CLASS = 400
+_MOST_CLASSES = 1 << 20
 _NPZ_KEYS = {
     "train": (("images", "labels"), ("x_train", "y_train")),
     "test": (("x_test", "y_test"),),
@@ -84,7 +87,14 @@ def open_npz(path: Path, split: str = "train") -> ArraySource:
     """
     if split not in _NPZ_KEYS:
         raise ValueError(f"split: got {split!r}, expected one of {', '.join(_NPZ_KEYS)}")
-    with np.load(path, allow_pickle=False) as archive:
+    try:
+        check_npz(path)
+        archive = np.load(path, allow_pickle=False)
+    except OSError:
+        raise
+    except NPZ_DAMAGE as error:
+        raise ValueError(f"{path}: no .npz file, or a damaged one ({error})") from error
+    with archive:
         found = set(archive.files)
         for image_key, label_key in _NPZ_KEYS[split]:
             if {image_key, label_key} <= found:
@@ -147,15 +157,20 @@ def _read_digits(path: Path) -> NDArray[np.int64]:
 
 def _read_member(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray:
     try:
-        return np.asarray(archive[key])
-    except ValueError as error:
-        raise ValueError(f"{path}: array {key!r} holds Python objects, expected plain numbers or text") from error
+        array = np.asarray(archive[key])
+    except NPZ_DAMAGE as error:
+        raise ValueError(f"{path}: array {key!r} is damaged or holds Python objects ({error})") from error
+    if array.dtype.hasobject or array.dtype.fields is not None:
+        raise ValueError(f"{path}: array {key!r} holds Python objects, expected plain numbers or text")
+    return array
 
 
 def _check_images(images: NDArray) -> NDArray[np.uint8]:
     if images.dtype != np.uint8:
         raise TypeError(f"images: got dtype {images.dtype}, expected uint8 with values 0..255")
     if images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3)):
+        if min(images.shape[1:3]) < 1:
+            raise ValueError(f"images: got shape {images.shape}, expected sides of one pixel or more")
         return images
     hint = "; transpose(0, 2, 3, 1) puts the channels last" if images.ndim == 4 and images.shape[1] in (1, 3) else ""
     raise ValueError(f"images: got shape {images.shape}, expected [N, H, W, 3] or grey [N, H, W]{hint}")
@@ -168,6 +183,7 @@ def _check_labels(labels: NDArray, count: int) -> NDArray[np.int64]:
         raise ValueError(f"labels: got shape {labels.shape}, expected ({count},), one for each picture")
     if labels.size and not np.issubdtype(labels.dtype, np.integer):
         raise TypeError(f"labels: got dtype {labels.dtype}, expected integers")
-    if labels.size and labels.min() < 0:
-        raise ValueError(f"labels: got {labels.min()}, expected at least 0")
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < _MOST_CLASSES:
+        span = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"labels: got {span}, expected 0 to {_MOST_CLASSES - 1}")
     return labels.astype(np.int64)

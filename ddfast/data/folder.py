@@ -6,8 +6,10 @@ import hashlib
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+from ddfast._outside import is_safe_path
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 _SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
@@ -110,6 +112,8 @@ class TinyValSource:
                 raise ValueError(
                     f"{self._folder / _ANNOTATIONS}: line {number} is {line!r}, expected file<tab>wnid<tab>box"
                 )
+            if not is_safe_path(fields[0]) or "/" in fields[0]:
+                raise ValueError(f"{self._folder / _ANNOTATIONS}: line {number} names {fields[0]!r}, expected a file")
             files.setdefault(fields[1], []).append(fields[0])
         self.class_names = _tiny_classes(self._folder.parent) or tuple(sorted(files))
         unknown = sorted(set(files) - set(self.class_names))
@@ -196,7 +200,7 @@ def _class_folders(root: Path) -> tuple[str, ...]:
 
 def _list_pictures(folder: Path) -> tuple[str, ...]:
     files: list[str] = []
-    for place, _, names in sorted(os.walk(folder, followlinks=True)):
+    for place, names in sorted(_walk(folder)):
         below = os.path.relpath(place, folder)
         for name in sorted(names):
             if name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith("."):
@@ -209,6 +213,20 @@ def _list_pictures(folder: Path) -> tuple[str, ...]:
             stacklevel=4,
         )
     return tuple(files)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders with their files; links are followed, but a folder is entered once, whatever leads to it: links to one
+    above would go on for ever."""
+    entered: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        found = os.stat(place)
+        if (found.st_dev, found.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((found.st_dev, found.st_ino))
+        folders.sort()
+        yield place, names
 
 
 def _names_digest(class_names: Sequence[str], files: Iterable[Sequence[str]]) -> str:

@@ -36,6 +36,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddfast._outside import read_json
+
 FORMAT = "ddfast.evaluation"
 SCHEMA_VERSION = 2
 _Check = Callable[[Any], bool]
@@ -64,7 +66,7 @@ def read_checked(path: str | Path, validate: Callable[..., dict[str, Any]]) -> d
     file = Path(path)
     file = file / "report.json" if file.is_dir() else file
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
     except ValueError as error:
         raise ValueError(f"{file}: not JSON ({error})") from error
     return validate(content, where=str(file))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ddfast._outside import path_inside
 from ddfast._types import Normalization
 from ddfast.data import Source
 from ddfast.nets.checkpoints import state_bytes
@@ -86,7 +87,7 @@ def find_teacher(
 
 def _beside(file: str, folder: Path | None, distilled: DistilledSet) -> tuple[Teacher | None, str]:
     """The teacher of the set's own soft labels (D3)."""
-    if folder is None or not (folder / file).exists():
+    if folder is None or not path_inside(folder, file, "manifest: soft_labels.teacher").exists():
         where = "the set was not read from a folder" if folder is None else f"it is not in {folder}"
         return None, f"the set's teacher, {file}, is not at hand ({where}); name one with --teacher"
     return _mapped(load_observer(str(folder / file)), distilled), ""

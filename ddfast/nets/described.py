@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddfast._outside import as_text, parse_json
+from ddfast._tensor_files import read_safetensors
 from ddfast._types import Normalization
 from ddfast.nets.checkpoints import load_into
 from ddfast.nets.convnet import ConvNet
 
 FORMAT = "ddfast.classifier/1"
+_DEEPEST, _LONGEST_SIDE = 12, 1 << 14
 
 
 class AveragedNets(nn.Module):
@@ -87,25 +90,31 @@ def read_described(path: str | Path) -> Described | None:
     Raises:
         ValueError: the file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     file = Path(path)
     if file.suffix != ".safetensors" or not file.is_file():
         return None
     try:
-        with safe_open(str(file), "pt") as content:
-            about = json.loads((content.metadata() or {}).get("ddfast", "{}"))
-            if about.get("format") != FORMAT:
-                return None
-            state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (is no mapping)
+        metadata, state = read_safetensors(file)
+        about = parse_json(metadata.get("ddfast", "{}"))
+        if about.get("format") != FORMAT:
+            return None
         return _build(about, state, file.name)
-    except (SafetensorError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"weights: {file} is damaged ({error}); fetch or make it again") from error
 
 
 def _build(about: dict[str, Any], state: dict[str, Tensor], origin: str) -> Described:
     network, names = about["network"], tuple(about["class_names"])
     depth, norm, count = int(network["depth"]), str(network["norm"]), int(network["nets"])
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("class_names: expected text")
+    if not 1 <= depth <= _DEEPEST or not 1 <= int(network["size"]) <= _LONGEST_SIDE or not 1 <= count <= len(state):
+        raise ValueError(f"network: got {as_text(network)}, which none of ours is")
+    first = state["layers.conv.0.weight" if count == 1 else "nets.0.layers.conv.0.weight"]
+    last = state["classifier.weight" if count == 1 else "nets.0.classifier.weight"]
+    side = int(network["size"]) >> depth
+    if len(first) != int(network["width"]) or list(last.shape) != [len(names), len(first) * side * side]:
+        raise ValueError(f"network: got {as_text(network)} for {len(names)} classes, which its tensors do not fit")
     nets = [
         ConvNet(depth, len(names), int(network["size"]), width=int(network["width"]), norm=norm) for _ in range(count)
     ]

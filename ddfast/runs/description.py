@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddfast._outside import as_text, read_json
 from ddfast.runs.atomic import RunError
 from ddfast.runs.config import canonical, differences, fingerprint
-from ddfast.runs.folder import RUN_FILE, read_marker
+from ddfast.runs.folder import RUN_FILE, TASKS_FOLDER, read_marker
 
 RUN_FORMAT = "ddfast.run"
 RUN_VERSION = 1
@@ -55,7 +56,7 @@ def read_run(root: Path) -> dict[str, Any]:
     """
     path = root / RUN_FILE
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except ValueError as error:
         raise RunError(f"{path}: damaged ({error}); start anew with --overwrite or choose another folder") from None
     if not isinstance(content, dict) or content.get("format") != RUN_FORMAT:
@@ -65,7 +66,29 @@ def read_run(root: Path) -> dict[str, Any]:
             f"{path}: written by another version of ddfast (run version {content.get('version')!r}, "
             f"this one knows {RUN_VERSION}); finish it with that version or start anew with --overwrite"
         )
+    wrong = _wrong(content)
+    if wrong:
+        raise RunError(f"{path}: damaged ({wrong}); start anew with --overwrite or choose another folder")
+    if (root / TASKS_FOLDER).is_symlink():
+        raise RunError(f"{root / TASKS_FOLDER}: is a link, expected a folder of this run; remove the link")
     return content
+
+
+def _wrong(run: Mapping[str, Any]) -> str:
+    """What does not fit in a run's description, or nothing: its tasks become names of files."""
+    tasks, outputs = run.get("tasks"), run.get("outputs")
+    if not isinstance(tasks, list):
+        return f"tasks: got {as_text(tasks)}, expected a list"
+    for task in tasks:
+        if not isinstance(task, str) or not _TASK_ID.fullmatch(task):
+            return f"tasks: got {as_text(task)}, expected up to 100 letters, digits, _ and -"
+    if len(set(tasks)) != len(tasks):
+        return "tasks: one occurs more than once"
+    if not isinstance(run.get("config"), dict):
+        return f"config: got {as_text(run.get('config'))}, expected a mapping"
+    if not isinstance(outputs, list) or not all(isinstance(pattern, str) for pattern in outputs):
+        return f"outputs: got {as_text(outputs)}, expected a list of patterns"
+    return ""
 
 
 def check_same(root: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

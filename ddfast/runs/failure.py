@@ -12,9 +12,11 @@ import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ddfast._outside import read_json
 from ddfast.runs.atomic import RunError, atomic_write_bytes
 
 _LONGEST = 2000  # characters of an error's text
+MAX_STATE_BYTES = 1 << 20  # of a lease or the record of a failure
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,19 @@ class Failure:
     def read(cls, path: Path) -> Failure | None:
         """The record in a file; None if it is gone or damaged."""
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path, MAX_STATE_BYTES)
             return cls(
-                str(content["task"]), int(content["attempt"]), str(content["error"]), str(content["where"]),
-                str(content["owner"]), float(content["when"]), float(content["seconds"]),
+                str(content["task"]), int(content["attempt"]), printable(content["error"]),
+                printable(content["where"]), printable(content["owner"]), float(content["when"]),
+                float(content["seconds"]),
             )  # fmt: skip
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+
+def printable(text: object) -> str:
+    """Text of a state file for people, cut short and without what a terminal takes for commands."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in str(text)[:_LONGEST])
 
 
 def failure_path(folder: Path, task: str, attempt: int) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ddfast._outside import as_text, is_safe_path, read_json
 from ddfast.runs.atomic import TEMPORARY_PREFIX, RunError
 
 RUN_FILE = "run.json"
@@ -17,6 +18,7 @@ TASKS_FOLDER = "tasks"
 STATE = (RUN_FILE, RECORDS_FILE, TASKS_FOLDER)
 DEFAULT_OUTPUTS = ("[0-9][0-9][0-9][0-9][0-9]", "manifest.json", "*.safetensors", "contact_sheet.png")
 _MARKERS = (RUN_FILE, "manifest.json")
+_LETTERS = 6
 
 
 def is_empty(root: Path) -> bool:
@@ -34,8 +36,8 @@ def read_marker(root: Path) -> dict[str, Any] | None:
     """The contents of ``run.json`` or ``manifest.json`` if it is ddfast's own (its ``format`` says so), else None."""
     for name in _MARKERS:
         try:
-            content = json.loads((root / name).read_bytes())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+            content = read_json(root / name)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
             continue
         if isinstance(content, dict) and str(content.get("format", "")).startswith("ddfast."):
             return content
@@ -59,7 +61,13 @@ def clear_folder(root: Path) -> None:
             f"{root}: not empty, and without a run.json or manifest.json of ddfast, so --overwrite does not touch it. "
             "Choose another output folder, or empty this one yourself."
         )
-    patterns = (*STATE, f"{TEMPORARY_PREFIX}*", *_texts(marker.get("outputs", DEFAULT_OUTPUTS)))
+    outputs = marker.get("outputs", list(DEFAULT_OUTPUTS))
+    if not is_outputs(outputs):
+        raise RunError(
+            f"{root}: its {RUN_FILE} names outputs {as_text(outputs)}, which no ddfast run does. Nothing was deleted; "
+            "choose another output folder, or empty this one yourself."
+        )
+    patterns = (*STATE, f"{TEMPORARY_PREFIX}*", *outputs)
     entries = sorted(root.iterdir())
     foreign = [entry.name for entry in entries if entry.is_symlink() or not _matches(entry.name, patterns)]
     if foreign:
@@ -79,5 +87,16 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(str(item) for item in value) if isinstance(value, (list, tuple)) else DEFAULT_OUTPUTS
+def is_outputs(value: object) -> bool:
+    """True for shell patterns of entries of a folder that each say enough to match only what a run makes: a name, one
+    with a wildcard and ``_LETTERS`` other characters or more, or digits only."""
+    return isinstance(value, (list, tuple)) and len(value) <= 100 and all(map(_is_pattern, value))
+
+
+def _is_pattern(value: object) -> bool:
+    if not is_safe_path(value) or not isinstance(value, str) or "/" in value or value.startswith("."):
+        return False
+    plain = value.replace("[0-9]", "")
+    if not plain:
+        return len(value) >= 5 * len("[0-9]")
+    return "[" not in plain and (("*" not in plain and "?" not in plain) or len(re.sub(r"[*?]", "", plain)) >= _LETTERS)

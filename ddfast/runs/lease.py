@@ -27,11 +27,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddfast._outside import read_json
 from ddfast.runs.atomic import create_exclusive
 
 CLOCK_SKEW = 900.0
 DEFAULT_EXPIRY = 180.0
 BEATS_PER_EXPIRY = 6
+_MAX_BYTES, _MAX_TEXT = 1 << 16, 1000
 
 
 @dataclass(frozen=True)
@@ -228,9 +230,14 @@ class LeaseBook:
 def read_owner(path: Path) -> Owner | None:
     """The owner written in a lease; None if a power cut, or a file system without hard links, left it unwritten."""
     try:
-        return Owner(**json.loads(path.read_bytes()))
+        owner = Owner(**read_json(path, _MAX_BYTES))
     except (ValueError, TypeError):
         return None
+    texts = (owner.machine, owner.started, owner.token)
+    if not all(isinstance(text, str) and len(text) <= _MAX_TEXT and text.isprintable() for text in texts):
+        return None
+    number = isinstance(owner.pid, int) and not isinstance(owner.pid, bool) and 0 < owner.pid < 1 << 31
+    return owner if number else None
 
 
 def _machine() -> str:

@@ -12,7 +12,6 @@ worker was wrongly taken for dead) ends in the same bytes, since tasks draw thei
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -22,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ddfast._outside import read_json
 from ddfast.runs import description, folder
 from ddfast.runs.atomic import (
     RunError,
@@ -410,9 +410,9 @@ class Ledger:
         entry = (self._read_records() or {}).get(task)
         try:
             if entry is None:
-                entry = json.loads(self.done_path(task).read_bytes())
+                entry = read_json(self.done_path(task))
             return DoneRecord.from_json(entry)
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, KeyError):
             return None  # none, or damaged: as if it had not been done
 
     def _read_records(self) -> dict[str, Any] | None:
@@ -422,9 +422,9 @@ class Ledger:
             stat = path.stat()
             key = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self._gathered is None or self._gathered[0] != key:
-                content = json.loads(path.read_bytes())
+                content = read_json(path)
                 self._gathered = (key, content if isinstance(content, dict) else {})
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, IsADirectoryError, ValueError):
             return None
         return self._gathered[1]
 

@@ -14,7 +14,7 @@ folder tells the least value; a second look by the same `Lookout` also counts th
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 import time
@@ -23,13 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddfast._outside import read_json
 from ddfast.runs import description, folder
 from ddfast.runs.atomic import TEMPORARY_PREFIX, RunError
-from ddfast.runs.failure import Failure
+from ddfast.runs.failure import Failure, printable
 from ddfast.runs.lease import CLOCK_SKEW, DEFAULT_EXPIRY, read_owner
 from ddfast.runs.overview import LedgerView, Overview, TaskView
 
-_ENTRY = re.compile(r"([A-Za-z0-9_-]+)\.(?:done\.json|lease-(\d+)|failed-(\d+)\.json)")
+_ENTRY = re.compile(r"([A-Za-z0-9_-]+)\.(?:done\.json|lease-([0-9]{1,9})|failed-([0-9]{1,9})\.json)")
 _CLASS = re.compile(r"\d{5}")  # folders of a class's images
 _DEPTH = 6
 _RECENT = 50  # finished tasks that tell the rate
@@ -69,7 +70,7 @@ class Lookout:
             tasks = self._tasks(path, run["tasks"])  # it was finished between two of our looks
         name = path.relative_to(self.root).as_posix()
         rate, eta = _pace(tasks)
-        return LedgerView("" if name == "." else name, str(run["config"].get("method", "")), tasks, rate, eta)
+        return LedgerView("" if name == "." else name, printable(run["config"].get("method", "")), tasks, rate, eta)
 
     def _tasks(self, path: Path, ids: list[str]) -> tuple[TaskView, ...]:
         files = _Files.of(path / folder.TASKS_FOLDER)
@@ -138,8 +139,8 @@ def _below(path: Path, depth: int) -> Iterator[Path]:
 def _is_run(path: Path) -> bool:
     """A ``run.json`` of another program is passed over; a damaged one is for the reader to report."""
     try:
-        content = json.loads((path / folder.RUN_FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+        content = read_json(path / folder.RUN_FILE)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
     except ValueError:
         return True
@@ -187,8 +188,8 @@ class _Files:
 
 def _records(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads((path / folder.RECORDS_FILE).read_bytes())
-    except (FileNotFoundError, ValueError):
+        content = read_json(path / folder.RECORDS_FILE)
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -196,9 +197,9 @@ def _records(path: Path) -> Mapping[str, Any]:
 def _done(path: str) -> tuple[str, float] | None:
     """Owner and seconds of a done record; None if it is gone or damaged."""
     try:
-        with open(path, "rb") as file:
-            content = json.loads(file.read())
-        return str(content["owner"]), float(content["seconds"])
+        content = read_json(path)
+        seconds = float(content["seconds"])
+        return (printable(content["owner"]), seconds) if 0 <= seconds < math.inf else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

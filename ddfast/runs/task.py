@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ddfast._outside import as_text, has_link, is_safe_path
 from ddfast.runs import folder
 from ddfast.runs.atomic import RunError, atomic_write_bytes, discard, publish, stage_bytes
 from ddfast.runs.failure import Failure, drop_failures
@@ -20,7 +22,7 @@ from ddfast.runs.lease import LeaseBook
 if TYPE_CHECKING:
     from ddfast.runs.ledger import Ledger
 
-_UNSAFE = re.compile(r"[\x00-\x1f\\:]")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ class DoneRecord:
     attempt: int = 0
 
     def intact(self, root: Path, *, checksums: bool = False) -> bool:
-        """True if every file is there with its recorded size and, with ``checksums``, its recorded SHA-256."""
+        """True if every file is there, is no link, and has its recorded size and, with ``checksums``, SHA-256."""
         for name, entry in self.files.items():
             path = root / name
             try:
-                if path.stat().st_size != entry.size:
+                if has_link(root, name) or path.stat().st_size != entry.size:
                     return False
                 if checksums and hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
                     return False
@@ -84,9 +86,11 @@ class DoneRecord:
         """
         if not all(isinstance(part, Mapping) for part in (value, value["files"], value["record"])):
             raise TypeError("a done record is a mapping, with the mappings files and record")
-        files = {name: FileEntry(int(entry["bytes"]), str(entry["sha256"])) for name, entry in value["files"].items()}
-        rest = (str(value["owner"]), float(value["seconds"]), int(value["attempt"]))
-        return cls(str(value["task"]), files, dict(value["record"]), *rest)
+        files = {check_name(name): _entry(entry) for name, entry in value["files"].items()}
+        seconds, attempt = float(value["seconds"]), int(value["attempt"])
+        if not 0 <= seconds < math.inf or attempt < 0:
+            raise ValueError(f"a done record of {seconds} seconds and attempt {attempt}")
+        return cls(str(value["task"]), files, dict(value["record"]), str(value["owner"]), seconds, attempt)
 
 
 @dataclass
@@ -197,6 +201,15 @@ class Task:
             raise RunError(f"task {self.id}: the block ended without complete(); the task was given back")
 
 
+def _entry(value: Any) -> FileEntry:
+    size, sha256 = value["bytes"], value["sha256"]
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise ValueError(f"bytes: got {as_text(size)}, expected a number of bytes")
+    if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
+        raise ValueError(f"sha256: got {as_text(sha256)}, expected 64 hexadecimal digits")
+    return FileEntry(size, sha256)
+
+
 def check_name(name: str) -> str:
     """Return ``name`` if it is a safe path relative to the run folder.
 
@@ -204,9 +217,11 @@ def check_name(name: str) -> str:
         ValueError: it is empty or absolute, has ``..``, ``.``, a backslash, a colon or control characters, or is one of
             the ledger's own files.
     """
+    if not is_safe_path(name):
+        raise ValueError(
+            f"name: got {as_text(name)}, expected a relative path with / between folders, without .. or \\ or :"
+        )
     parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or _UNSAFE.search(name):
-        raise ValueError(f"name: got {name!r}, expected a relative path with / between folders, without .. or \\ or :")
     if parts[0] in folder.STATE:
         raise ValueError(f"name: got {name!r}, but {parts[0]} belongs to the ledger; choose another name")
     return name

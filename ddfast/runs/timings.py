@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ddfast._outside import read_json
 from ddfast.runs.atomic import atomic_write_bytes
 from ddfast.runs.progress import format_seconds
 
@@ -138,7 +139,7 @@ def _read(path: Path | None) -> _Seconds:
     if path is None or not path.exists():
         return {}
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
         return {
             (entry["section"], entry["part"]): [float(entry["wall"]), float(entry["cpu"])] for entry in content["parts"]
         }

@@ -402,13 +402,13 @@ class DistilledSet:
             extras = read_tensors(root / IMAGES_FILE)
             if any(name not in extras for name in _RESERVED):
                 raise ValueError(f"{root / IMAGES_FILE}: got tensors {sorted(extras)}, expected images and labels")
-            images = extras.pop("images")
-            if not torch.equal(extras.pop("labels"), labels):
+            images, stored = extras.pop("images"), extras.pop("labels")
+            if stored.dtype != labels.dtype or not torch.equal(stored, labels):
                 raise ValueError(f"{root / IMAGES_FILE}: labels differ from those in {MANIFEST_FILE}")
         else:
             images = read_images(root, [entry["file"] for entry in entries], tuple(manifest["resolution"]))
             extras = read_tensors(root / EXTRAS_FILE) if (root / EXTRAS_FILE).exists() else {}
-        if list(images.shape[1:3]) != manifest["resolution"]:
+        if images.ndim != 4 or list(images.shape[1:3]) != list(manifest["resolution"]):
             raise ValueError(
                 f"{root / MANIFEST_FILE}: resolution: got {manifest['resolution']}, the images have "
                 f"{list(images.shape[1:3])}"

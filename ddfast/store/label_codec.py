@@ -21,9 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddfast._outside import as_text
+
 KINDS = ("fp16", "topk")
 _LARGEST = float(np.finfo(np.float16).max)
 _UINT16_CLASSES = 65_536
+_MOST = {"samples": 1 << 28, "classes": 1 << 20, "epochs": 100_000}  # files of epochs have five digits
 
 
 class TopKLabels(NamedTuple):
@@ -54,9 +57,9 @@ class LabelLayout:
     tail_temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("samples", "classes", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 1 or more")
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 1 to {most}")
         if self.kind not in KINDS:
             raise ValueError(f"kind: got {self.kind!r}, expected one of {', '.join(KINDS)}")
         if self.kind == "fp16" and (self.k or self.tail_temperature != 1.0):
@@ -104,7 +107,10 @@ class LabelLayout:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> LabelLayout:
         """The inverse of `as_json`; KeyError, TypeError or ValueError when it is not one."""
-        numbers = {name: int(value[name]) for name in ("samples", "classes", "epochs", "k")}
+        numbers = {name: value[name] for name in ("samples", "classes", "epochs", "k")}
+        for name, number in numbers.items():
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise TypeError(f"{name}: got {as_text(number)}, expected a whole number")
         return cls(**numbers, kind=str(value["kind"]), tail_temperature=float(value["tail_temperature"]))
 
 
@@ -150,10 +156,18 @@ def encode_labels(logits: Tensor, layout: LabelLayout) -> NDArray[np.void]:
 
 
 def decode_labels(rows: NDArray[np.void], layout: LabelLayout) -> Tensor | TopKLabels:
-    """The labels of ``rows``: float16 [n, C] for "fp16", `TopKLabels` for "topk"."""
+    """The labels of ``rows``: float16 [n, C] for "fp16", `TopKLabels` for "topk".
+
+    Raises:
+        ValueError: a class that there is not; it would be a place outside of the logits.
+    """
     values = torch.from_numpy(np.ascontiguousarray(rows["values"]))
     if layout.kind == "fp16":
         return values
+    if rows["indices"].max(initial=0) >= layout.classes:
+        raise ValueError(
+            f"labels: got class {rows['indices'].max()} of {layout.classes}; the file is damaged, write it again"
+        )
     indices = torch.from_numpy(rows["indices"].astype(np.int64))
     return TopKLabels(values, indices, torch.from_numpy(np.ascontiguousarray(rows["tail"])))
 

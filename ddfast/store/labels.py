@@ -22,6 +22,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ddfast._outside import as_text, path_inside, read_json
 from ddfast.store.files import flush
 from ddfast.store.label_codec import LabelLayout, TopKLabels, decode_labels, dense_labels, encode_labels
 from ddfast.store.label_files import create_once, cut, explain, reserve, write_rows
@@ -115,13 +116,17 @@ class LabelStore:
         if not file.is_file():
             raise FileNotFoundError(f"{folder}: no {LABELS_FILE}, expected a folder written by ddfast relabel")
         try:
-            content = json.loads(file.read_bytes())
+            content = read_json(file)
             if content["format"] != FORMAT:
-                raise ValueError(f"format is {content['format']!r}, expected {FORMAT!r}")
-            if content["schema_version"] > SCHEMA_VERSION:
-                raise ValueError(f"schema_version is {content['schema_version']}, this ddfast knows {SCHEMA_VERSION}")
-            store = cls(folder, LabelLayout.from_json(content["layout"]), dict(content["fingerprint"]))
-        except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"format is {as_text(content['format'])}, expected {FORMAT!r}")
+            if not 1 <= content["schema_version"] <= SCHEMA_VERSION:
+                raise ValueError(
+                    f"schema_version is {as_text(content['schema_version'])}, this ddfast knows {SCHEMA_VERSION}"
+                )
+            if not isinstance(content["fingerprint"], dict):
+                raise ValueError(f"fingerprint is {as_text(content['fingerprint'])}, expected a mapping")
+            store = cls(folder, LabelLayout.from_json(content["layout"]), content["fingerprint"])
+        except (ValueError, TypeError, LookupError) as error:
             raise ValueError(f"{file}: damaged or of another version ({error}); write the labels again") from error
         if expect is not None:
             store.check(expect)
@@ -224,7 +229,7 @@ class LabelStore:
                 f"epoch: got {epoch}, {self.path} holds labels for epochs 0 .. {self.layout.epochs - 1}; train for "
                 "at most as many, or relabel with more epochs"
             )
-        return self.path / f"epoch_{epoch:05d}.labels"
+        return path_inside(self.path, f"epoch_{epoch:05d}.labels", str(self.path / LABELS_FILE))
 
     def complete(self) -> NDArray[np.bool_]:
         """Which epochs are finished: bool [epochs]."""

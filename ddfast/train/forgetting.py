@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
+from ddfast._outside import parse_json
+from ddfast._tensor_files import read_safetensors
 from ddfast.runs import RunError, atomic_write_bytes
 
 FORGETTING_FILE = "forgetting.safetensors"
@@ -135,13 +136,16 @@ class ForgettingStates:
     def _load(self, expert: int) -> dict[str, Tensor]:
         path = self._path(expert)
         try:
-            states = load(path.read_bytes())
+            states = read_safetensors(path)[1]
         except FileNotFoundError:
             return {"epochs": torch.empty(0)}
-        except SafetensorError as error:
+        except ValueError as error:
             raise RunError(f"{path}: damaged ({error}); train the experts in another folder") from error
-        if states["counts"].shape[1] != self.count:
-            raise RunError(f"{path}: scores of {states['counts'].shape[1]} examples, expected {self.count}")
+        wanted = [states["epochs"].numel() if "epochs" in states else 0, self.count]
+        for name in ("counts", "right", "learned"):
+            if name not in states or list(states[name].shape) != wanted:
+                there = list(states[name].shape) if name in states else "none"
+                raise RunError(f"{path}: {name}: got {there}, expected {wanted} (examples: {self.count})")
         return states
 
 
@@ -243,10 +247,15 @@ def _state(epoch: int, counter: ForgettingCounter) -> dict[str, Tensor]:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with safe_open(str(path), "pt") as file:
-            info = json.loads((file.metadata() or {})["ddfast"])
-            if info["format"] != FORMAT:
-                raise KeyError("format")
-            return info, {name: file.get_tensor(name) for name in ("counts", "learned")}
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        metadata, found = read_safetensors(path)
+        info = parse_json(metadata["ddfast"])
+        if info["format"] != FORMAT:
+            raise KeyError("format")
+        counts, learned = found["counts"], found["learned"]
+        if counts.ndim != 2 or counts.shape != learned.shape or counts.dtype != torch.int16 or not len(counts):
+            raise ValueError(f"counts of shape {list(counts.shape)}")
+        if not isinstance(info["experts"], dict) or not 0 <= int(info["epochs"]) < 1 << 31:
+            raise ValueError("experts and epochs")
+        return info, {"counts": counts, "learned": learned}
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: is no file of forgetting scores (or a damaged one)") from error

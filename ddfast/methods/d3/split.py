@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from itertools import chain
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddfast._outside import read_json
 from ddfast.runs import seeds
 
 STRATEGIES = ("contiguous", "random", "confusion")
@@ -106,7 +106,7 @@ def given_blocks(split: str, class_names: Sequence[str]) -> Blocks:
     if not path.is_file():
         raise FileNotFoundError(f"split: no file {path}")
     try:
-        content: Any = json.loads(path.read_bytes())
+        content: Any = read_json(path)
     except ValueError as error:
         raise ValueError(f"split: {path} is not JSON ({error})") from error
     content = content.get("blocks") if isinstance(content, dict) else content

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from ddfast._outside import parse_json
+from ddfast._tensor_files import read_safetensors
 from ddfast.methods._driver import loss_curve
 from ddfast.methods.d3.block import DistilledBlock
 from ddfast.methods.d3.config import D3Config
@@ -98,12 +99,12 @@ def read_block(
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
-        with safe_open(str(path), "pt") as content:
-            about = json.loads((content.metadata() or {}).get("ddfast", "{}"))
-            if about.get("format") != FORMAT:
-                raise RunError(f"{path}: is no block of a D3 run")
-            return about, {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        metadata, tensors = read_safetensors(path)
+        about = parse_json(metadata.get("ddfast", "{}"))
+        if about.get("format") != FORMAT:
+            raise RunError(f"{path}: is no block of a D3 run")
+        return about, tensors
+    except (OSError, ValueError, AttributeError) as error:
         raise RunError(f"{path}: is damaged ({error}); fetch it again, or remove it to distil it anew") from error
 
 

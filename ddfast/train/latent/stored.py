@@ -41,6 +41,7 @@ def read_blocks(
         config = _config(place, entry, resolution)
         own = labels[first : first + entry["rows"]].cpu()
         _check_labels(place, entry, own)
+        _check_fits(place, config, tensors)
         shape = (entry["rows"], config.latent_size, 2)
         latents = _read(f"latents.{place}", tensors, storage, shape, LATENT_ROW)
         blocks.append(LatentBlock(latents, own, _decoder(place, config, storage, tensors), entry["batch"]))
@@ -94,6 +95,18 @@ def _check_labels(place: int, entry: Mapping[str, Any], labels: Tensor) -> None:
             f"distribution: blocks[{place}]: its priors are labelled {others[:5]}, not among its classes; "
             "copy the set anew"
         )
+
+
+def _check_fits(place: int, config: DecoderConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Before room is made for a decoder: the tensors of the file are there already."""
+    for name, shape in config.stored_shapes.items():
+        value = tensors.get(f"decoder.{place}.{name}")
+        if value is not None and tuple(value.shape) != shape:
+            raise ValueError(
+                f"decoder.{place}.{name}: got shape {list(value.shape)}, expected {list(shape)} for its decoder"
+            )
+        if value is None:
+            raise ValueError(f"decoder.{place}.{name}: missing from the set's tensors; copy the set anew")
 
 
 def _decoder(place: int, config: DecoderConfig, storage: str, tensors: Mapping[str, Tensor]) -> Decoder:
