@@ -17,6 +17,7 @@ from ddfast.runs.seeds import stream_key
 from ddfast.train import checkpoint
 from ddfast.train.capture import CapturedStep, EagerStep
 from ddfast.train.config import NonFiniteLossError, OnProgress, Tested, TrainConfig, TrainProgress, TrainReport
+from ddfast.train.data_parallel import Group, spread
 from ddfast.train.memory import TrainMemoryError, explained
 from ddfast.train.objective import Batch, Objective, Step, whole_step
 from ddfast.train.optimizers import Gathered, MovingAverage, make_optimizer, reset_momentum, set_rate, step_rate
@@ -53,6 +54,8 @@ class LoopOptions:
         cuda_graph: capture a step as a CUDA graph (ignored on a CPU).
         validate: accuracy in [0, 1] of the model it is given, in eval mode; called after ``test_epochs``.
         test_epochs: counted from 1; None for the last alone.
+        group: of processes that train this model together, each calling with the same arguments (see
+            `ddfast.train.data_parallel`); None for this one alone.
     """
 
     checkpoint: str | Path | None = None
@@ -62,6 +65,7 @@ class LoopOptions:
     cuda_graph: bool = False
     validate: Callable[[nn.Module], float] | None = None
     test_epochs: Collection[int] | None = None
+    group: Group | None = None
 
 
 def run(
@@ -94,18 +98,22 @@ def run(
             The checkpoint on disk is from before.
         TrainMemoryError: a step did not fit; names the batch size that would.
         RunError: the checkpoint is damaged or belongs to another training.
-        ValueError: no samples.
+        ValueError: no samples, or a training that cannot be spread over ``options.group``.
     """
     if count < 1:
         raise ValueError(f"images: got {count} images, expected at least 1")
     objective = step if isinstance(step, Objective) else whole_step(step)
-    loop = _Loop(model, count, config, objective, on_progress, options or LoopOptions())
-    if gathered is None:
-        return loop.run()
-    gathered.give(loop.optimizer)
-    report = loop.run()
-    gathered.take(loop.optimizer)
-    return report
+    options = options or LoopOptions()
+    if options.group and (options.compile or options.cuda_graph):
+        raise ValueError("options: compile and cuda_graph are not supported in data-parallel training; leave them out")
+    with spread(model, objective, options.group) as own:
+        loop = _Loop(model, count, config, own, on_progress, options)
+        if gathered is None:
+            return loop.run()
+        gathered.give(loop.optimizer)
+        report = loop.run()
+        gathered.take(loop.optimizer)
+        return report
 
 
 class _Loop:
@@ -119,7 +127,7 @@ class _Loop:
         options: LoopOptions,
     ) -> None:
         self.model, self.count, self.config, self.objective = model, count, config, objective
-        self.on_progress, self.options = on_progress, options
+        self.on_progress, self.options, self.group = on_progress, options, options.group
         self.device = next(model.parameters()).device
         captured = options.cuda_graph and self.device.type == "cuda"
         self.optimizer = make_optimizer(model, config, capturable=captured)
@@ -138,6 +146,8 @@ class _Loop:
     def run(self) -> TrainReport:
         if self.path:
             self.state = checkpoint.resume(self.path, self.who, self.model, self.optimizer, self.average) or self.state
+            if self.group:
+                self.group.same(f"{self.path}: finished epochs", self.state.epoch)
         self.begun = self.written = time.perf_counter()
         self.before = self.state.seconds
         self.resumed = self.state.epoch
@@ -156,13 +166,13 @@ class _Loop:
         )
 
     def _epoch(self, epoch: int) -> None:
-        torch.manual_seed(_dropout_seed(self.config.seed, epoch))
+        torch.manual_seed(_dropout_seed(self.config.seed, epoch, self.group.rank if self.group else 0))
         order = self.objective.order
         index = order(epoch) if order else epoch_order(self.config.seed, epoch, self.count)
         losses = torch.full((self.steps, *self.shape), float("nan"), device=self.device)
         if self.config.reset_momentum and epoch in self.config.milestones:
             reset_momentum(self.optimizer)
-        watch = 1 if self.device.type == "cpu" else WATCH
+        watch, seen = 1 if self.device.type == "cpu" else WATCH, 0
         compiled = _compiled(self.model) if self.options.compile else nullcontext()
         with explained(self.config.batch_size, self.device), compiled:
             for number, part in enumerate(index.split(self.config.batch_size)):
@@ -171,6 +181,9 @@ class _Loop:
                 if self.average:
                     self.average.update()
                 if (number + 1) % watch == 0 or number + 1 == self.steps:
+                    if self.group:
+                        self.group.average(losses[seen : number + 1])
+                    seen = number + 1
                     self._look(losses[: number + 1], epoch)
         self.state.losses.append(losses.mean(0).tolist())
 
@@ -223,13 +236,15 @@ class _Loop:
         if not checkpoint.finite(self.model):
             self._stop("weights became NaN or infinite", epoch - 1, self.steps - 1)
         self.state.seconds = self.before + now - self.begun
+        if self.group and not self.group.leads:
+            return
         checkpoint.save(self.path, self.who, self.model, self.optimizer, self.average, self.state)
         self.written = time.perf_counter()
 
 
-def _dropout_seed(seed: int, epoch: int) -> int:
-    """A function of (seed, epoch) alone, so that training can go on from any epoch."""
-    low, high = stream_key(seed, f"train/{epoch}")
+def _dropout_seed(seed: int, epoch: int, rank: int) -> int:
+    """A function of these alone, so that training can go on from any epoch."""
+    low, high = stream_key(seed, f"train/{epoch}" + (f"/{rank}" if rank else ""))
     return (high & 0x7FFFFFFF) << 32 | low
 
 

@@ -120,6 +120,8 @@ def train_student(
     if images.is_floating_point():
         check_ready(config, soft_labels)
     if config.parity:
+        if options and options.group:
+            raise ValueError("parity: RDED's program trains in one process; leave data_parallel out")
         from ddfast.train.parity import train_like_rded
 
         if teacher is None or teacher_normalization not in (None, normalization):
@@ -152,7 +154,7 @@ class StudentLoss:
 
     def of(self, student: Callable[[Tensor], Tensor]) -> Objective:
         """The objective of one student."""
-        return Objective(self.prepare, lambda x, *rest: self.score(student(x).float(), x, *rest), self.order)
+        return Objective(self.prepare, lambda x, *rest: self.score(_wide(student(x)), x, *rest), self.order)
 
 
 def student_loss(
@@ -211,7 +213,7 @@ def student_loss(
             parts = (part.to(device, non_blocking=True) for part in _parts(other))
             return x, *own, *parts, torch.full((), share, device=device)
         pairs = torch.stack([batch.index, batch.index[partner]]).to(device, non_blocking=True)
-        return x, labels[pairs], torch.full((), share, device=device)
+        return x, *labels[pairs], torch.full((), share, device=device)
 
     def soft_score(logits: Tensor, x: Tensor, *stored: Tensor) -> Tensor:
         if teacher is None and mixed:
@@ -224,12 +226,11 @@ def student_loss(
         if teacher is None:
             return ops.soft_label_loss(logits, stored, temperature=config.temperature)
         with torch.no_grad():
-            target = teacher(x * affine[0] + affine[1]).float()
+            target = _wide(teacher(x * affine[0] + affine[1]))
         return soft_label_loss(logits, target, config.temperature)
 
-    def hard_score(logits: Tensor, x: Tensor, pairs: Tensor, share: Tensor) -> Tensor:
-        own, other = (F.cross_entropy(logits, target) for target in pairs)
-        return share * own + (1 - share) * other
+    def hard_score(logits: Tensor, x: Tensor, own: Tensor, other: Tensor, share: Tensor) -> Tensor:
+        return share * F.cross_entropy(logits, own) + (1 - share) * F.cross_entropy(logits, other)
 
     hard = teacher is None and soft_labels is None
     return StudentLoss(prepare, hard_score if hard else soft_score, order)
@@ -289,6 +290,10 @@ def _stored_order(
             f"epochs: got {config.epochs}, {store.path} has labels for {store.layout.epochs}; train for at most as many"
         )
     return lambda epoch: torch.cat([replay.index(epoch, step) for step in range(replay.steps)])
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _parts(stored: Tensor | TopKLabels) -> tuple[Tensor, ...]:
