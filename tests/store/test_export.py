@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from ddfast._types import IMAGENET, Normalization
 from ddfast.store import DistilledSet, load
-from ddfast.store.export import CIFAR, DATASETS, export
+from ddfast.store.ddranking import CIFAR, DATASETS
+from ddfast.store.export import export
 from ddfast.store.loader import recipe_of
 
 NORM = Normalization((0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -34,30 +35,31 @@ def test_imagefolder_is_read_back_by_torchvision(tmp_path: Path) -> None:
 
     one = make_set((3, 1, 12), 24)
     assert one.export("imagefolder", tmp_path / "out") == tmp_path / "out"
-    read = ImageFolder(str(tmp_path / "out" / "train"))
-    assert read.classes == ["00000", "00001", "00002"]
+    loaded = ImageFolder(str(tmp_path / "out" / "train"))
+    assert loaded.classes == ["00000", "00001", "00002"]
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == list(one.class_names)
     order = torch.argsort(one.labels, stable=True)
-    assert read.targets == one.labels[order].tolist()
-    for index, (image, _) in zip(order.tolist(), read, strict=True):
+    assert loaded.targets == one.labels[order].tolist()
+    for index, (image, _) in zip(order.tolist(), loaded, strict=True):
         assert np.array_equal(np.array(image), one.images[index].numpy())
     export(one, "imagefolder", tmp_path / "lossy", jpeg=True)
     assert len(list((tmp_path / "lossy").rglob("*.jpg"))) == 16
 
 
+TEN = (2,) * 10
+
+
 def test_ddranking_tensors_are_normalised_class_major_and_safe_to_load(tmp_path: Path) -> None:
-    one = make_set()
-    one.extras["soft_logits"] = torch.randn(6, 3)
+    one = make_set(TEN, lr=0.03)
+    one.extras["soft_logits"] = torch.randn(20, 10)
     export(one, "ddranking", tmp_path / "out", dataset="CIFAR10")
-    images, labels, rate, soft = (
-        torch.load(tmp_path / "out" / f"{name}.pt", weights_only=True)
-        for name in ("images", "labels", "lr", "soft_labels")
-    )
-    assert labels.tolist() == torch.arange(3).repeat_interleave(2).tolist()
+    images, labels, rate, soft = read(tmp_path / "out", "images", "labels", "lr", "soft_labels")
+    assert labels.tolist() == torch.arange(10).repeat_interleave(2).tolist()
     assert labels.dtype == torch.int64
     assert rate.shape == ()
+    assert rate == torch.tensor(0.03)
     assert images.dtype == soft.dtype == torch.float32
-    assert images.shape == (6, 3, 32, 32)
+    assert images.shape == (20, 3, 32, 32)
     assert images.is_contiguous()
     order = torch.argsort(one.labels, stable=True)
     mean, std = (torch.tensor(v, dtype=torch.float64) for v in (CIFAR.mean, CIFAR.std))
@@ -66,23 +68,119 @@ def test_ddranking_tensors_are_normalised_class_major_and_safe_to_load(tmp_path:
     assert torch.equal(soft, one.extras["soft_logits"][order])
 
 
+def read(folder: Path, *names: str) -> list[torch.Tensor]:
+    """Tensors of ``.pt`` files, as their readers load them by default."""
+    return [torch.load(folder / f"{name}.pt", weights_only=True) for name in names]
+
+
+def trained_set(space: str = "normalized") -> DistilledSet:
+    """As a matching method leaves it: floats of any size beside their visible pixels, and a learned rate."""
+    one = make_set(TEN, 8, space=space)
+    one.extras = {"trained_images": 3 * torch.randn(20, 3, 8, 8), "lr": torch.tensor([0.02, 0.07])}
+    return one
+
+
+def test_mtt_tensors_are_the_trained_images_in_their_space(tmp_path: Path) -> None:
+    for space in ("normalized", "zca"):
+        one = trained_set(space)
+        export(one, "mtt", tmp_path / space)
+        images, labels, rate = read(tmp_path / space, "images_best", "labels_best", "lr_best")
+        order = torch.argsort(one.labels, stable=True)
+        assert torch.equal(images, one.extras["trained_images"][order])
+        assert torch.equal(labels, one.labels[order])
+        assert rate.shape == ()
+        assert rate == torch.tensor(0.07)  # the last stage's
+        note = json.loads((tmp_path / space / "space.json").read_text())
+        assert (note["space"], note["normalization"] is None) == (space, space == "zca")
+        assert note["class_names"] == list(one.class_names)
+
+
+def test_mtt_tensors_of_sets_without_trained_images(tmp_path: Path) -> None:
+    one = make_set()
+    export(one, "mtt", tmp_path / "hard")
+    assert not (tmp_path / "hard" / "lr_best.pt").exists()  # no rate is better than an invented one
+    (images,) = read(tmp_path / "hard", "images_best")
+    mean, std = (torch.tensor(v, dtype=torch.float64) for v in (NORM.mean, NORM.std))
+    expected = ((one.images[torch.argsort(one.labels, stable=True)].double() / 255 - mean) / std).permute(0, 3, 1, 2)
+    torch.testing.assert_close(images.double(), expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="labels: got 'soft', but the set has no soft_logits"):
+        export(one, "mtt", tmp_path / "soft", labels="soft")
+    one.extras["soft_logits"] = torch.randn(6, 3).half()
+    export(one, "mtt", tmp_path / "soft", labels="soft")
+    (soft,) = read(tmp_path / "soft", "labels_best")
+    assert soft.dtype == torch.float32
+    assert torch.equal(soft, one.extras["soft_logits"][torch.argsort(one.labels, stable=True)].float())
+    with pytest.raises(ValueError, match="1 to 3 images per class"):
+        export(make_set((3, 1)), "mtt", tmp_path / "uneven")
+    with pytest.raises(ValueError, match="labels: got 'both', expected 'hard' or 'soft'"):
+        export(one, "mtt", tmp_path / "both", labels="both")
+
+
+def test_ddranking_takes_trained_images_into_its_statistics(tmp_path: Path) -> None:
+    one = trained_set()
+    order = torch.argsort(one.labels, stable=True)
+    export(one, "ddranking", tmp_path / "other", dataset="CIFAR10")
+    images, rate = read(tmp_path / "other", "images", "lr")
+    assert rate == torch.tensor(0.07)
+    pixels = [
+        values.double() * torch.tensor(norm.std).double().view(3, 1, 1) + torch.tensor(norm.mean).double().view(3, 1, 1)
+        for values, norm in ((images, CIFAR), (one.extras["trained_images"][order], NORM))
+    ]
+    torch.testing.assert_close(*pixels, rtol=1e-5, atol=1e-5)
+    one.manifest["normalization"] = {"mean": list(CIFAR.mean), "std": list(CIFAR.std)}
+    export(one, "ddranking", tmp_path / "same", dataset="CIFAR10")
+    assert torch.equal(read(tmp_path / "same", "images")[0], one.extras["trained_images"][order])
+    white = trained_set("zca")  # whitened numbers mean nothing there: visible pixels
+    export(white, "ddranking", tmp_path / "zca", dataset="CIFAR10")
+    assert not torch.equal(read(tmp_path / "zca", "images")[0], white.extras["trained_images"][order])
+    assert read(tmp_path / "zca", "images")[0].abs().max() < 3
+
+
+def test_ddranking_subsets_are_in_its_order_of_classes(tmp_path: Path) -> None:
+    one = make_set(TEN, 8)
+    with pytest.raises(ValueError, match="must be its WordNet ids"):
+        export(one, "ddranking", tmp_path / "out", dataset="ImageWoof")
+    # wnids as the numbers of their ImageNet classes; our labels in an order of their own
+    listed = [193, 182, 258, 162, 155, 167, 159, 273, 207, 229]
+    ours = [229, 155, 159, 162, 167, 182, 193, 207, 258, 273]
+    one.class_names = tuple(f"n{number:08d}" for number in ours)
+    one.extras["soft_logits"] = torch.randn(20, 10)
+    export(one, "ddranking", tmp_path / "out", dataset="ImageWoof")
+    images, labels, soft = read(tmp_path / "out", "images", "labels", "soft_labels")
+    assert labels.tolist() == [place for place in range(10) for _ in range(2)]
+    mean, std = (torch.tensor(v).double() for v in (IMAGENET.mean, IMAGENET.std))
+    for row, place in enumerate(labels.tolist()):
+        label = ours.index(listed[place])
+        index = torch.nonzero(one.labels == label)[row % 2, 0]
+        expected = ((one.images[index].double() / 255 - mean) / std).permute(2, 0, 1)
+        torch.testing.assert_close(images[row].double(), expected, rtol=1e-6, atol=1e-6)
+        assert soft[row, place] == one.extras["soft_logits"][index, label]
+
+
 def test_ddranking_settings_are_complete_yaml(tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml", reason="needs PyYAML to read the settings back")
-    for name in DATASETS:
-        export(make_set(), "ddranking", tmp_path / name, dataset=name)
+    for name, (classes, norm, model) in DATASETS.items():
+        one = make_set((1,) * classes, 8)
+        one.class_names = tuple(f"n{label:08d}" for label in range(classes))
+        export(one, "ddranking", tmp_path / name, dataset=name)
         settings = yaml.safe_load((tmp_path / name / "ddranking.yaml").read_text())
-        assert {"custom_train_trans", "custom_val_trans"} <= set(settings)  # it fails without them, null or not
-        assert (settings["dataset"], settings["ipc"], settings["im_size"]) == (name, 2, [32, 32])
+        assert settings["custom_val_trans"] is None  # it fails without the key, null or not
+        normalize = settings["custom_train_trans"][-1]
+        assert normalize == {"name": "Normalize", "args": {"mean": list(norm.mean), "std": list(norm.std)}}
+        assert (settings["dataset"], settings["ipc"], settings["im_size"]) == (name, 1, [8, 8])
+        assert (settings["model_name"], settings["soft_label_mode"]) == (model, "M")
         assert settings["random_data_format"] == "image"
 
 
 def test_ddranking_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 to 3 images per class"):
-        export(make_set((3, 1)), "ddranking", tmp_path / "out", dataset="CIFAR10")
+        export(make_set((3, 1, *TEN[2:]), 8), "ddranking", tmp_path / "out", dataset="CIFAR10")
     with pytest.raises(ValueError, match="dataset: got None"):
         export(make_set(), "ddranking", tmp_path / "out")
+    with pytest.raises(ValueError, match="dataset: got 'CIFAR100' for a set of 3 classes, it has 100"):
+        export(make_set(), "ddranking", tmp_path / "out", dataset="CIFAR100")
     assert not any(tmp_path.iterdir())  # nothing half-written
-    export(make_set(source={"name": "cifar10", "fingerprint": ""}), "ddranking", tmp_path / "out")
+    export(make_set(TEN, source={"name": "cifar10", "fingerprint": ""}), "ddranking", tmp_path / "out")
 
 
 @pytest.mark.skipif(find_spec("pyarrow") is None, reason="needs pyarrow (extra huggingface)")
@@ -114,11 +212,11 @@ def test_datasets_loads_images_and_class_names(tmp_path: Path, monkeypatch: pyte
     one = make_set((2, 3), 24)
     one.extras["soft_logits"] = torch.randn(5, 2)
     export(one, "huggingface", tmp_path / "out")
-    read = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert read.features["label"].names == list(one.class_names)
-    assert read["label"][:] == one.labels.tolist()
-    assert np.array_equal(np.array(read[3]["image"]), one.images[3].numpy())
-    torch.testing.assert_close(torch.tensor(read[1]["soft_logits"]), one.extras["soft_logits"][1].half().float())
+    table = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert table.features["label"].names == list(one.class_names)
+    assert table["label"][:] == one.labels.tolist()
+    assert np.array_equal(np.array(table[3]["image"]), one.images[3].numpy())
+    torch.testing.assert_close(torch.tensor(table[1]["soft_logits"]), one.extras["soft_logits"][1].half().float())
 
 
 def test_export_from_a_folder_and_wrong_targets(tmp_path: Path) -> None:
@@ -126,7 +224,7 @@ def test_export_from_a_folder_and_wrong_targets(tmp_path: Path) -> None:
     export(tmp_path / "set", "imagefolder", tmp_path / "out")
     with pytest.raises(FileExistsError, match="choose another"):
         export(tmp_path / "set", "imagefolder", tmp_path / "out")
-    with pytest.raises(ValueError, match="to: got 'zip', expected one of ddranking, huggingface, imagefolder"):
+    with pytest.raises(ValueError, match="to: got 'zip', expected one of ddranking, huggingface, imagefolder, mtt"):
         export(tmp_path / "set", "zip", tmp_path / "other")
     with pytest.raises(TypeError, match="quality"):
         export(tmp_path / "set", "imagefolder", tmp_path / "other", quality=3)
