@@ -254,6 +254,7 @@ def _add_export(commands: Any) -> None:
     one.add_argument("--to", required=True, choices=sorted(EXPORTERS))
     one.add_argument("--out", required=True, type=Path, help="output folder")
     one.add_argument("--dataset", help="ddranking: its data set, such as CIFAR10 (default: the source)")
+    one.add_argument("--labels", choices=("hard", "soft"), help="mtt: classes, or the set's logits (default: hard)")
     one.add_argument("--jpeg", action="store_true", help="imagefolder: JPEG of quality 95 instead of PNG")
 
 
@@ -369,7 +370,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from ddfast.store.export import export
 
-    options = {"dataset": arguments.dataset, "jpeg": arguments.jpeg or None}
+    options = {"dataset": arguments.dataset, "labels": arguments.labels, "jpeg": arguments.jpeg or None}
     print(export(arguments.set, arguments.to, arguments.out, **{k: v for k, v in options.items() if v is not None}))
     return 0
 
