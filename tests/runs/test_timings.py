@@ -66,3 +66,15 @@ def test_open_parts_are_kept(tmp_path: Path, clock: list[float]) -> None:
     assert seconds(path) == {("", "experts"): (7, 14)}
     path.write_text("{")
     assert Timings(path).as_json()["parts"] == []
+
+
+def test_seconds_of_several_workers_add_up(tmp_path: Path, clock: list[float]) -> None:
+    path = tmp_path / "timings.json"
+    books = [Timings(path), Timings(path)]
+    for book, share in zip(books, (1, 2), strict=True):
+        with book.part("experts"):
+            clock[0] += share
+    with books[0].part("matching"):
+        clock[0] += 4
+    assert seconds(path) == {("", "experts"): (3, 6), ("", "matching"): (4, 8)}
+    assert books[0].lines("mtt") == ["mtt: 7 s (matching 57%, experts 43%)"]
