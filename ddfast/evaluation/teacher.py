@@ -16,6 +16,7 @@ from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.runs import Worker, atomic_write_bytes
 from ddfast.runs.atomic import remove_folder
+from ddfast.runs.sharing import unless
 from ddfast.store import DistilledSet
 from ddfast.train.small_observer import DEPTHS, SmallObserver
 
@@ -130,10 +131,11 @@ def made_again(
     if teacher.planned is None:
         return teacher, ""
     if not keep.exists():
-        found = teacher.planned.shared(
-            keep.with_suffix(""), worker=worker, device=device, progress="quiet" if quiet else "auto"
-        )
-        atomic_write_bytes(keep, state_bytes(found.module))
+        with unless(keep.exists):  # another worker may have done everything meanwhile
+            found = teacher.planned.shared(
+                keep.with_suffix(""), worker=worker, device=device, progress="quiet" if quiet else "auto"
+            )
+            atomic_write_bytes(keep, state_bytes(found.module))
     observer = teacher.planned.read(keep)
     known = distilled.manifest.get("observer") or {}
     same = observer.weights.rpartition(" ")[2] == str(known.get("weights", "")).rpartition(" ")[2]

@@ -41,7 +41,7 @@ def finish_classes(
     form: str,
     manifest: Callable[[list[dict[str, Any]]], dict[str, Any]],
 ) -> None:
-    """Writes the set once every class is done and tidies the folder; doing it again changes nothing.
+    """Writes the set once every class is done; doing it again changes nothing. `tidy_classes` comes after it.
 
     Any worker may do it, also several at once: they write the same bytes.
 
@@ -62,7 +62,6 @@ def finish_classes(
                     raise  # otherwise another worker has written the set meanwhile, and removed what it is made of
         else:
             atomic_write_bytes(out / MANIFEST_FILE, manifest_bytes(described))
-    tidy_classes(ledger, out, form)
 
 
 def tidy_classes(ledger: Ledger, out: Path, form: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, ProgressEvent, Task, Worker, identify_worker, open_ledger, refuse_occupied
 from ddfast.runs.atomic import remove_folder
 from ddfast.runs.device import torch_device
+from ddfast.runs.sharing import unless
 from ddfast.store import DistilledSet, LabelLayout, LabelStore
 from ddfast.store.label_codec import encode_labels, kept_information
 from ddfast.store.labels import LABELS_FILE, OUTPUTS
@@ -126,28 +128,31 @@ def relabel(
         made_from |= {"view": None, "seed": None, "batch_size": None, "order": None}
     made_from |= {"teachers": [_weights(each) for each in teachers], "precision": precision}
     tasks = [f"epoch-{epoch:05d}" for epoch in range(epochs)]
-    settings = {"labels": layout.as_json(), "fingerprint": made_from}
+    settings = {"labels": layout.as_json(), "fingerprint": dict(made_from)}
     with open_ledger(
         out, tasks, settings, worker=worker, resume=resume, overwrite=overwrite, outputs=(*OUTPUTS, TEACHERS)
     ) as ledger:
-        if ledger.finished() and (Path(out) / LABELS_FILE).exists():
-            store = LabelStore.open(out)
-        else:
-            if group is None:
-                group = group_of(_trained(teachers, Path(out), worker, str(device), progress))
-            store = LabelStore.create(
-                out, **layout.as_json(), fingerprint={**made_from, "teachers": group.fingerprints}
-            )
-            with Progress(
-                len(images) * epochs, done=len(ledger.records()) * len(images), unit="views", title="relabel",
-                mode=progress, callback=on_progress,
-            ) as shown:  # fmt: skip
-                _Run(images, replay, group, store, shown).all(ledger)
-                if kind == "topk":
-                    shown.write(_kept(ledger, layout))
+        done = partial(_complete, ledger, Path(out))
+        if not done():
+            with unless(done):
+                if group is None:
+                    group = group_of(_trained(teachers, Path(out), worker, str(device), progress))
+                made_from |= {"teachers": group.fingerprints}
+                store = LabelStore.create(out, **layout.as_json(), fingerprint=made_from)
+                with Progress(
+                    len(images) * epochs, done=len(ledger.records()) * len(images), unit="views", title="relabel",
+                    mode=progress, callback=on_progress,
+                ) as shown:  # fmt: skip
+                    _Run(images, replay, group, store, shown).all(ledger)
+                    if kind == "topk":
+                        shown.write(_kept(ledger, layout))
         ledger.finish()
     remove_folder(Path(out) / TEACHERS)
-    return store
+    return LabelStore.open(out)
+
+
+def _complete(ledger: Ledger, out: Path) -> bool:
+    return (out / LABELS_FILE).exists() and ledger.finished()
 
 
 def _weights(teacher: Observer | nn.Module | SmallObserver) -> Any:

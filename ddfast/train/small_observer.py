@@ -104,26 +104,22 @@ class SmallObserver:
         """Trained by one of the workers that call this with the same folder, and read by all.
 
         Args:
-            folder: for the weights, kept until somebody removes it; a training that was done is not done again.
+            folder: for the weights; a training that was done is not done again. Who has finished what the observer is
+                for may remove it, under the feet of workers that still wait (see `ddfast.runs.sharing.unless`).
             worker: who this is.
             device, progress: as of `train`.
 
         Raises:
-            ddfast.runs.RunError: the folder holds another observer, or the disk is full.
+            ddfast.runs.RunError: the folder holds another observer or was removed, or the disk is full.
+            FileNotFoundError: it was removed.
         """
-        while True:
-            with open_ledger(
-                folder, [_TASK], self.identity(), worker=worker, resume=True, outputs=(FILE,)
-            ) as ledger:  # fmt: skip
-                task = ledger.claim_or_wait(_TASK, on_wait=teller(progress == "quiet"))
-                if task is not None:
-                    with task:
-                        task.write_bytes(FILE, state_bytes(self.train(device, progress).module))
-                        task.complete()
-            try:
-                return self.read(folder / FILE)
-            except FileNotFoundError:
-                continue  # another worker has finished the run meanwhile, and removed the folder
+        with open_ledger(folder, [_TASK], self.identity(), worker=worker, resume=True, outputs=(FILE,)) as ledger:
+            task = ledger.claim_or_wait(_TASK, on_wait=teller(progress == "quiet"))
+            if task is not None:
+                with task:
+                    task.write_bytes(FILE, state_bytes(self.train(device, progress).module))
+                    task.complete()
+        return self.read(folder / FILE)
 
     def _observer(self, net: ConvNet) -> Observer:
         observer = load_observer(net, num_classes=len(self.source.class_names), input_size=self.size)

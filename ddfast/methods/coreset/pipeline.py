@@ -27,6 +27,7 @@ from ddfast.nets.features import Features
 from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, Task, open_ledger, refuse_occupied, seeds
 from ddfast.runs.folder import DEFAULT_OUTPUTS
+from ddfast.runs.sharing import unless
 from ddfast.store import Cell, assemble_manifest, class_files, class_record
 from ddfast.train.small_observer import SmallObserver
 
@@ -57,19 +58,20 @@ def run(source: Source, out: Path, config: CoresetConfig, options: RunOptions, g
             outputs=(*DEFAULT_OUTPUTS, forgetting.FOLDER, FOLDER),
         ) as ledger:  # fmt: skip
             if is_complete(ledger, out):
-                tidy_classes(ledger, out, config.format)
                 if not options.quiet:
                     print(f"coreset: the run in {out} was complete already", file=sys.stderr)
             else:
-                observer = None if planned is None else trained_observer(planned, out, options)
-                if not ledger.finished():
-                    order = None if config.by_features else _order(source, stream, config, options, out)
-                    _Run(source, stream, config, options, ledger, observer, order).all()
-                forgetting.keep_scores(out)
-                finish_classes(
-                    ledger, out, source.class_names, config.format,
-                    lambda records: _manifest(records, source, config, observer, settings, exact=stream.exact),
-                )  # fmt: skip
+                with unless(lambda: is_complete(ledger, out)):
+                    observer = None if planned is None else trained_observer(planned, out, options)
+                    if not ledger.finished():
+                        order = None if config.by_features else _order(source, stream, config, options, out)
+                        _Run(source, stream, config, options, ledger, observer, order).all()
+                    forgetting.keep_scores(out)
+                    finish_classes(
+                        ledger, out, source.class_names, config.format,
+                        lambda records: _manifest(records, source, config, observer, settings, exact=stream.exact),
+                    )  # fmt: skip
+            tidy_classes(ledger, out, config.format)
     finally:
         stream.close()
 

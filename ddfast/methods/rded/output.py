@@ -71,7 +71,7 @@ def class_record(chosen: Chosen, files: Mapping[str, bytes], source: Source, con
 def finish(
     ledger: Ledger, out: Path, source: Source, config: RDEDConfig, prepared: Prepared, *, stream_exact: bool
 ) -> None:
-    """Writes the manifest once every class is done and tidies the folder; doing it again changes nothing."""
+    """Writes the manifest once every class is done; doing it again changes nothing."""
     finish_classes(
         ledger, out, source.class_names, config.format,
         lambda records: _manifest(records, source, config, prepared, stream_exact),

@@ -14,13 +14,14 @@ from ddfast._types import IMAGENET
 from ddfast.data import Source, require_images
 from ddfast.data.folder import FolderSource
 from ddfast.methods._options import RunOptions
-from ddfast.methods._output import class_tasks
+from ddfast.methods._output import class_tasks, is_complete, tidy_classes
 from ddfast.methods.rded import output, parity
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.observer import Prepared
 from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.runs import Ledger, Progress, open_ledger
+from ddfast.runs.sharing import unless
 from ddfast.store import Cell, class_record
 
 
@@ -54,7 +55,9 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
                 _pass(source, config, prepared, generator, ledger, progress)
                 if not ledger.finished():  # what is left is held by other workers
                     time.sleep(1.0)
-        output.finish(ledger, out, source, config, prepared, stream_exact=True)
+        with unless(lambda: is_complete(ledger, out)):
+            output.finish(ledger, out, source, config, prepared, stream_exact=True)
+        tidy_classes(ledger, out, config.format)
 
 
 def _pass(

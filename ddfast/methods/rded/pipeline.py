@@ -25,6 +25,7 @@ from ddfast.methods.rded.scorer import Scorer, draw_positions
 from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, Task, open_ledger, refuse_occupied
 from ddfast.runs.folder import DEFAULT_OUTPUTS
+from ddfast.runs.sharing import unless
 
 
 def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> None:
@@ -54,15 +55,15 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
             out, class_tasks(source), settings, worker=worker, resume=options.resume, overwrite=options.overwrite,
             outputs=(*DEFAULT_OUTPUTS, FOLDER),
         ) as ledger:  # fmt: skip
-            if is_complete(ledger, out):
-                tidy_classes(ledger, out, config.format)
-            else:
-                with report.stage("observer"):
-                    observer = trained_observer(planned, out, options)
-                    prepared = known or prepare_observer(source, stream, options, observer)
-                _work(source, stream, config, options, ledger, report, prepared)
-                with report.stage("manifest"):
-                    output.finish(ledger, out, source, config, prepared, stream_exact=stream.exact)
+            if not is_complete(ledger, out):
+                with unless(lambda: is_complete(ledger, out)):
+                    with report.stage("observer"):
+                        observer = trained_observer(planned, out, options)
+                        prepared = known or prepare_observer(source, stream, options, observer)
+                    _work(source, stream, config, options, ledger, report, prepared)
+                    with report.stage("manifest"):
+                        output.finish(ledger, out, source, config, prepared, stream_exact=stream.exact)
+            tidy_classes(ledger, out, config.format)
     finally:
         stream.close()
     if not options.quiet:
