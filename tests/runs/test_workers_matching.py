@@ -182,8 +182,8 @@ def test_a_worker_that_stood_still_too_long_leaves_the_newer_one_alone(
 
 
 LATE: dict[str, tuple[str, Any, str, int]] = {
-    "before the second stage's experts": ("pdd", mtt_experts, "train_experts", 2),
-    "waiting for the second stage's experts": ("pdd", experts._Training, "run", 2),
+    "before the second stage's experts": ("pdd", mtt_experts, "train_experts", 3),
+    "waiting for the second stage's experts": ("pdd", experts._Training, "run", 3),
     "before the second stage's networks": ("pdd", pdd, "pooled_starts", 1),
     "before the first set is read": ("pdd", Part, "read", 1),
     "before the experts": ("mtt", mtt_experts, "train_experts", 1),
@@ -197,7 +197,8 @@ LATE: dict[str, tuple[str, Any, str, int]] = {
 def test_what_a_finished_worker_tidied_away_is_not_missed(
     alone: dict[str, dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    """One stops at a point while another does all the rest, takes over what the first held, and tidies up."""
+    """One stops at a point while another does all the rest, takes over what the first held, and tidies up. Let go, it
+    trains nothing anew."""
     name, place, function, number = LATE[point]
     out, hold = tmp_path / "out", Hold(getattr(place, function), number)
     monkeypatch.setattr(place, function, lambda *args, **named: hold(*args, **named))
@@ -207,8 +208,11 @@ def test_what_a_finished_worker_tidied_away_is_not_missed(
         os.utime(lease, (0, 0))
     work(name, out, 0, 2)
     assert contents(out) == alone[name]
+    written: list[Any] = []
+    monkeypatch.setattr(TrajectoryStore, "write", lambda *given: written.append(given))
     hold.go.set()
     late.result(60)
+    assert not written
     assert contents(out) == alone[name]
     assert not list(out.rglob("tasks"))
 
