@@ -41,7 +41,12 @@ def check_draws(
     images: Tensor, index: Tensor, columns: Tensor, rows: Tensor, boxes: Tensor, flip: Tensor, shift: Tensor,
     partner: Tensor, mix_box: Tensor, size: Sequence[int],
 ) -> None:  # fmt: skip
-    """Raises ValueError naming the first sample whose draw is out of range."""
+    """Raises ValueError naming the first sample whose draw is out of range.
+
+    Code compiled by ``torch.compile`` goes without this check.
+    """
+    if torch.compiler.is_compiling():  # values cannot be looked at while tracing
+        return
     for name, value, limit in (
         ("index", index, images.shape[0]),
         ("partner", partner, index.shape[0]),
