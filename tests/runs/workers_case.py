@@ -6,7 +6,9 @@ The processes are forked from a server that has imported this file and computed 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 
 import ddfast
+from ddfast import cli
 from ddfast.evaluation import continual, evaluate
 from ddfast.runs import Task, identify_worker
 from ddfast.train.relabel import relabel
@@ -38,20 +41,31 @@ class Shared:
     trained: int
 
 
-def together(job: Job, count: int, out: Path, pictures: Path) -> Shared:
-    """``count`` processes do a job in one folder, started together; each ends without error.
+def together(job: Job, count: int, out: Path, pictures: Path, *, between: Callable[[], bool] | None = None) -> Shared:
+    """``count`` processes do a job in one folder; each ends without error.
 
     Two wait for each other before their first task ends, so that both do some.
+
+    Args:
+        job: gets the folder, ``"i/n"`` (None for one alone) and the pictures.
+        count: how many.
+        out: the folder.
+        pictures: class folders.
+        between: the last worker starts first, and the others once this is true; None for all at once.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_SLOW, __name__])
     counts, meeting = context.Array("i", count + 1), context.Barrier(count)
     workers = [
         context.Process(target=_worker, args=(job, index, count, out, pictures, counts, meeting))
-        for index in range(count)
+        for index in reversed(range(count))
     ]
     for worker in workers:
         worker.start()
+        limit = time.monotonic() + _SECONDS
+        while between is not None and not between():
+            assert time.monotonic() < limit
+            time.sleep(0.01)
     for worker in workers:
         worker.join(_SECONDS)
     codes = [worker.exitcode for worker in workers]
@@ -132,3 +146,27 @@ def continued(out: Path, shard: str | None, pictures: Path) -> None:
         eval_case.small_set(), eval_case.source(8, 2, "test"), out=out, worker=identify_worker(shard),
         preset="smoke", steps=3, orders=2, seeds=1, **given,
     )  # fmt: skip
+
+
+def command(out: Path, pictures: Path, *more: str) -> list[str]:
+    """The words after ``ddfast`` of a small run that trains its observer."""
+    return [
+        "distill", "rded", "--data", str(pictures), "--out", str(out), "--observer", "train:conv3", "--size", "16",
+        "--mipc", "8", "--ipc", "2", "--num-crop", "2", "--engine", "torch", "--workers", "0", *more,
+    ]  # fmt: skip
+
+
+def commanded(out: Path, shard: str | None, pictures: Path) -> None:
+    """The command line as one of the tasks of a job array, which are counted from 1; or alone."""
+    if shard is not None:
+        index, count = shard.split("/")
+        place = {"SLURM_ARRAY_TASK_ID": str(int(index) + 1), "SLURM_ARRAY_TASK_MIN": "1"}
+        os.environ.update({**place, "SLURM_ARRAY_TASK_COUNT": count, "SLURM_ARRAY_JOB_ID": "7"})
+    assert cli.main(command(out, pictures, "--quiet", *["--resume"] * (shard is not None))) == 0
+
+
+def commanded_longer(out: Path, shard: str | None, pictures: Path) -> None:
+    assert cli.main(command(out, pictures, "--quiet", *LONGER)) == 0
+
+
+LONGER = ("--num-crop", "60")
