@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddfast._temporary import temporary_name
 from ddfast._types import Normalization
 from ddfast.data import DecodeError, Source, decode_image
 from ddfast.data.arrays import ArraySource
 from ddfast.runs import atomic_write_bytes
-from ddfast.runs.atomic import TEMPORARY_PREFIX
 from ddfast.train import predict
 from ddfast.train.data_parallel import Group
 
@@ -202,7 +201,7 @@ def confusion(
 
 def write_cache(validation: Validation, folder: Path, workers: int) -> int:
     """Prepares all pictures once into a memory-mapped file in ``folder``; returns how many could not be read."""
-    temporary = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{CACHE_FILE}"  # others may be writing it too
+    temporary = folder / temporary_name(CACHE_FILE)  # others may be writing it too
     labels: list[int] = []
     with temporary.open("wb") as file:
         for images, part in validation.batches(workers=workers):

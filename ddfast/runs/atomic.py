@@ -7,16 +7,17 @@ permission or an interrupt leaves neither the file nor its temporary; only a kil
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-TEMPORARY_PREFIX = ".ddfast-tmp-"
+from ddfast._temporary import TEMPORARY_PREFIX, abandoned, temporary_name
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -170,7 +171,7 @@ def stage_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
 
 
 def _temporary_of(target: Path) -> Path:
-    return target.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}")
+    return target.with_name(temporary_name(target.name))
 
 
 def publish(pairs: Iterable[tuple[Path, Path]]) -> None:
@@ -199,9 +200,13 @@ def publish(pairs: Iterable[tuple[Path, Path]]) -> None:
 
 
 def discard(temporaries: Iterable[Path]) -> None:
-    """Remove staged files; those already gone are no error."""
+    """Remove staged files; those already gone are no error, nor are those on a disk that has become read-only.
+
+    They would hide the error that led here; `remove_temporaries` finds them later.
+    """
     for temporary in temporaries:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def remove_temporaries(folder: str | os.PathLike[str], *, idle: float = 0.0) -> int:
@@ -209,8 +214,8 @@ def remove_temporaries(folder: str | os.PathLike[str], *, idle: float = 0.0) -> 
 
     Args:
         folder: where to look.
-        idle: leave what changed in the last ``idle`` seconds, by the file system's clock; 0 only when nobody writes
-            there any more.
+        idle: leave what changed in the last ``idle`` seconds, by the file system's clock, unless its writer was a
+            process of this machine that has ended; 0 only when nobody writes there any more.
 
     Returns:
         How many entries were removed; 0 if the folder does not exist.
@@ -220,11 +225,11 @@ def remove_temporaries(folder: str | os.PathLike[str], *, idle: float = 0.0) -> 
         found = [entry for entry in root.iterdir() if entry.name.startswith(TEMPORARY_PREFIX)]
     except FileNotFoundError:
         return 0
-    if found and idle > 0:
+    if idle > 0 and (living := [entry for entry in found if not abandoned(entry.name)]):
         probe = stage_bytes(root / "clock", b"")
         limit = _changed(probe) - idle
         discard([probe])
-        found = [entry for entry in found if _changed(entry) <= limit]
+        found = [entry for entry in found if entry not in living or _changed(entry) <= limit]
     for entry in found:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
@@ -253,7 +258,11 @@ def _changed(path: Path) -> float:
 
 
 def flush_folder(folder: str | os.PathLike[str]) -> None:
-    """fsync a folder, so that renames in it survive a power cut; does nothing where the system cannot."""
+    """fsync a folder, so that renames in it survive a power cut; does nothing where the system cannot.
+
+    Raises:
+        RunError, OSError: as in `atomic_write_bytes`.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     except OSError:  # Windows cannot open folders, and a folder may be writable but not readable
@@ -262,7 +271,7 @@ def flush_folder(folder: str | os.PathLike[str]) -> None:
         os.fsync(handle)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems refuse it
-            raise
+            raise explain(error, Path(folder), "finishing the folder") or error from error
     finally:
         os.close(handle)
 

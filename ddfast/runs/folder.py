@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ddfast._outside import as_text, is_safe_path, read_json
-from ddfast.runs.atomic import TEMPORARY_PREFIX, RunError
+from ddfast._temporary import TEMPORARY_PREFIX
+from ddfast.runs.atomic import RunError
 
 RUN_FILE = "run.json"
 RECORDS_FILE = "records.json"

@@ -21,14 +21,14 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ddfast._outside import read_json
-from ddfast.runs.atomic import create_exclusive
+from ddfast._temporary import ended, machine, process_start
+from ddfast.runs.atomic import create_exclusive, discard
 
 CLOCK_SKEW = 900.0
 DEFAULT_EXPIRY = 180.0
@@ -48,22 +48,14 @@ class Owner:
     @classmethod
     def here(cls) -> Owner:
         """The owner for this process, with a fresh random part."""
-        return cls(_machine(), os.getpid(), _process_start(os.getpid()), secrets.token_hex(8))
+        return cls(machine(), os.getpid(), process_start(os.getpid()), secrets.token_hex(8))
 
     def __str__(self) -> str:
         return f"{self.machine.split('/')[0]}:{self.pid}:{self.token}"
 
     def gone(self) -> bool:
         """True if the process certainly ended; False if it lives or cannot be seen from here."""
-        if self.machine != _machine() or os.name != "posix":  # elsewhere signal 0 is not a mere question
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return self.started != _process_start(self.pid)
+        return self.machine == machine() and ended(self.pid, self.started)
 
 
 class LeaseBook:
@@ -146,15 +138,16 @@ class LeaseBook:
         generation = self._forget(task)
         if generation is not None:
             try:
-                os.utime(self.path(task, generation), (0, 0))
-            except FileNotFoundError:
-                return  # somebody else finished the task and cleared its leases
+                os.utime(self.path(task, generation), (0, 0), follow_symlinks=False)
+            except OSError:
+                # somebody else finished the task and cleared its leases; or the disk refuses (read-only, the file
+                # server away), which the caller has heard of already: then the lease has to expire
+                return
 
     def clear(self, task: str) -> None:
-        """Remove all lease files of a finished task."""
+        """Remove all lease files of a finished task; `discard` says which stay."""
         self._forget(task)
-        for generation in range(self.last_generation(task), -1, -1):
-            self.path(task, generation).unlink(missing_ok=True)
+        discard(self.path(task, generation) for generation in range(self.last_generation(task), -1, -1))
 
     def close(self) -> None:
         """Give back every lease still held and stop the heartbeat."""
@@ -172,7 +165,7 @@ class LeaseBook:
                 if self.path(task, generation + 1).exists():
                     self._lost.add(task)
                 try:
-                    os.utime(self.path(task, generation))
+                    os.utime(self.path(task, generation), follow_symlinks=False)
                 except FileNotFoundError:
                     self._lost.add(task)
                 except OSError:
@@ -231,33 +224,12 @@ def read_owner(path: Path) -> Owner | None:
     """The owner written in a lease; None if a power cut, or a file system without hard links, left it unwritten."""
     try:
         owner = Owner(**read_json(path, _MAX_BYTES))
-    except (ValueError, TypeError):
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError):
         return None
     texts = (owner.machine, owner.started, owner.token)
     if not all(isinstance(text, str) and len(text) <= _MAX_TEXT and text.isprintable() for text in texts):
         return None
     number = isinstance(owner.pid, int) and not isinstance(owner.pid, bool) and 0 < owner.pid < 1 << 31
     return owner if number else None
-
-
-def _machine() -> str:
-    """Host name, boot and process namespace: only within one of these a process number means the same process."""
-    parts = [socket.gethostname()]
-    try:
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    except OSError:
-        parts.append("")  # no Linux: host name alone
-    return "/".join(parts)
-
-
-def _process_start(pid: int) -> str:
-    """When a process started (Linux clock ticks since boot), which tells a reused process number; else empty.
-
-    A process that ended but was not yet waited for by its parent counts as ended.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "ended" if fields[0] in "ZX" else fields[19]

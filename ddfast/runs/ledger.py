@@ -12,6 +12,7 @@ worker was wrongly taken for dead) ends in the same bytes, since tasks draw thei
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -27,12 +28,14 @@ from ddfast.runs.atomic import (
     RunError,
     atomic_create_bytes,
     atomic_write_bytes,
-    discard,
     explain,
     remove_temporaries,
 )
 from ddfast.runs.lease import CLOCK_SKEW, DEFAULT_EXPIRY, LeaseBook
 from ddfast.runs.task import DoneRecord, Task
+
+
+_NONE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.EINVAL)  # no file, or something else of its name
 
 
 @dataclass(frozen=True)
@@ -353,7 +356,7 @@ class Ledger:
             status = self.status()
             raise RunError(f"{self.root}: {status.done} of {status.total} tasks are done; finish needs all of them")
         records = self.records()
-        if not all(task in (self._read_records() or {}) for task in self.tasks):  # another worker may have been here
+        if any(self._gathered_record(task) is None for task in self.tasks):  # else another worker was here
             kept = records if keep_files else {task: record.without_files() for task, record in records.items()}
             # without who did it when, so that interrupted and uninterrupted runs end in the same bytes
             content = description.as_bytes({task: record.settled().as_json() for task, record in kept.items()})
@@ -368,7 +371,8 @@ class Ledger:
         # beside the results other workers may be writing the same few files at this moment
         remove_temporaries(self.root, idle=self._book.expiry)
         if not keep_files:
-            discard(paths)
+            for path in paths:
+                path.unlink(missing_ok=True)
         self._book.close()
         shutil.rmtree(self.root / folder.TASKS_FOLDER, ignore_errors=True)
 
@@ -407,13 +411,22 @@ class Ledger:
 
     def _load(self, task: str) -> DoneRecord | None:
         # the gathered records come first: they say so if another worker, finishing, has dropped the task's files
-        entry = (self._read_records() or {}).get(task)
+        gathered = self._gathered_record(task)
+        if gathered is not None:
+            return gathered
         try:
-            if entry is None:
-                entry = read_json(self.done_path(task))
-            return DoneRecord.from_json(entry)
-        except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, KeyError):
+            return DoneRecord.from_json(read_json(self.done_path(task)))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno not in _NONE:
+                raise
             return None  # none, or damaged: as if it had not been done
+
+    def _gathered_record(self, task: str) -> DoneRecord | None:
+        """The task's entry of records.json; None if it has none or a damaged one."""
+        try:
+            return DoneRecord.from_json((self._read_records() or {})[task])
+        except (ValueError, TypeError, KeyError):
+            return None
 
     def _read_records(self) -> dict[str, Any] | None:
         """The entries of records.json, not to be changed; read again only when the file changed."""
@@ -424,7 +437,11 @@ class Ledger:
             if self._gathered is None or self._gathered[0] != key:
                 content = read_json(path)
                 self._gathered = (key, content if isinstance(content, dict) else {})
-        except (FileNotFoundError, IsADirectoryError, ValueError):
+        except ValueError:
+            return None
+        except OSError as error:
+            if error.errno not in _NONE:
+                raise
             return None
         return self._gathered[1]
 

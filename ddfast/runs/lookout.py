@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from ddfast._outside import read_json
+from ddfast._temporary import TEMPORARY_PREFIX
 from ddfast.runs import description, folder
-from ddfast.runs.atomic import TEMPORARY_PREFIX, RunError
+from ddfast.runs.atomic import RunError
 from ddfast.runs.failure import Failure, printable
 from ddfast.runs.lease import CLOCK_SKEW, DEFAULT_EXPIRY, read_owner
 from ddfast.runs.overview import LedgerView, Overview, TaskView

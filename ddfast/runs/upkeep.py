@@ -7,8 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ddfast._temporary import TEMPORARY_PREFIX
 from ddfast.runs import description, folder
-from ddfast.runs.atomic import TEMPORARY_PREFIX, RunError, remove_temporaries
+from ddfast.runs.atomic import RunError, remove_temporaries
 from ddfast.runs.failure import drop_failures
 from ddfast.runs.lease import CLOCK_SKEW, DEFAULT_EXPIRY, LeaseBook
 from ddfast.runs.ledger import Ledger
@@ -70,7 +71,7 @@ def _free(root: Path, view: TaskView, expiry: float, clock_skew: float) -> None:
     drop_failures(book.folder, view.task, last)
     if last >= 0:
         # given back, as its worker would have done; should it be alive after all, its next heartbeat takes it again
-        os.utime(book.path(view.task, last), (0, 0))
+        os.utime(book.path(view.task, last), (0, 0), follow_symlinks=False)
 
 
 def clean(root: Path, *, expiry: float = DEFAULT_EXPIRY, clock_skew: float = CLOCK_SKEW) -> Cleaned:

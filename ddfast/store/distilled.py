@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ddfast._temporary import temporary_name
 from ddfast._types import Normalization
 from ddfast.store.codec import ImageFormat
 from ddfast.store.dataset import DistilledDataset
@@ -22,7 +22,6 @@ from ddfast.store.files import (
     EXTRAS_FILE,
     IMAGES_FILE,
     RUN_FILE,
-    TEMPORARY_PREFIX,
     explain,
     flush,
     is_open_run,
@@ -273,7 +272,7 @@ class DistilledSet:
         if target.exists() and not inside and (not target.is_dir() or any(target.iterdir())):
             raise FileExistsError(f"{target}: exists and is not an empty folder; choose another or delete it first")
         parent = target if inside else target.parent
-        building = parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}"
+        building = parent / temporary_name(target.name)
         try:
             building.mkdir(parents=True)
             files = self._folder_files(options) if format == "folder" else {}

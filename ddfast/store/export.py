@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ddfast._temporary import temporary_name
 from ddfast.store.codec import ImageFormat
 from ddfast.store.ddranking import write_ddranking
 from ddfast.store.distilled import DistilledSet
-from ddfast.store.files import TEMPORARY_PREFIX
 from ddfast.store.hub import write_hub
 from ddfast.store.layout import class_files
 from ddfast.store.peers import write_mtt
@@ -47,7 +46,7 @@ def export(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target}: exists and is not an empty folder; choose another or delete it first")
     loaded = (distilled if isinstance(distilled, DistilledSet) else DistilledSet.load(distilled)).decoded()
-    building = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{target.name}"
+    building = target.parent / temporary_name(target.name)
     try:
         building.mkdir(parents=True)
         EXPORTERS[to](loaded, building, **options)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import secrets
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ddfast.store.files import TEMPORARY_PREFIX, flush
+from ddfast._temporary import temporary_name
+from ddfast.store.files import flush
 
 
 def create_once(path: Path, data: bytes) -> None:
     """Write a file that appears complete, unless it is there; of several processes at once, one wins."""
     if path.exists():
         return
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         temporary.write_bytes(data)
         flush(temporary)

@@ -13,7 +13,6 @@ import io
 import json
 import mmap
 import os
-import secrets
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,9 +23,10 @@ import torch
 from torch import Tensor
 
 from ddfast._outside import as_text, parse_json
+from ddfast._temporary import temporary_name
 from ddfast._tensor_files import read_torch
 from ddfast.runs import RunError, atomic_write_bytes
-from ddfast.runs.atomic import TEMPORARY_PREFIX, discard, explain, name_exclusively
+from ddfast.runs.atomic import discard, explain, name_exclusively
 
 EXPERTS_FILE = "experts.safetensors"
 FORMAT = "ddfast.trajectories/1"
@@ -67,7 +67,7 @@ class TrajectoryStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         shape = (experts, epochs + 1, size)
         header = _header(shape, info)
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}-{path.name}")
+        temporary = path.with_name(temporary_name(path.name))
         try:
             with temporary.open("wb") as file:
                 file.write(header)

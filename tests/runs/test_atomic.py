@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ddfast._temporary import TEMPORARY_PREFIX
 from ddfast.runs import Ledger, RunError, atomic, atomic_write_bytes
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -116,9 +117,12 @@ def test_full_disk_in_a_task_gives_it_back(tmp_path: Path, monkeypatch: pytest.M
 
 def test_no_room_for_a_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Ledger.create(tmp_path, ["t"], {}) as ledger:
+        plain = os.open
 
-        def full(*_: object, **__: object) -> int:
-            raise OSError(errno.ENOSPC, "full")
+        def full(path: Path, flags: int, *rest: int) -> int:
+            if flags & os.O_CREAT:
+                raise OSError(errno.ENOSPC, "full")
+            return plain(path, flags, *rest)
 
         monkeypatch.setattr(os, "open", full)
         with pytest.raises(RunError, match=r"t\.lease-0: disk full"):
@@ -196,6 +200,24 @@ def test_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.undo()
     folder.chmod(0o700)
     assert os.listdir(folder) == []
+
+
+def test_what_a_process_of_this_machine_left_when_it_ended_need_not_grow_old(tmp_path: Path) -> None:
+    ours = atomic.stage_bytes(tmp_path / "mine", b"")
+    child = os.fork()
+    if child == 0:
+        atomic.stage_bytes(tmp_path / "left", b"")
+        os._exit(0)
+    os.waitpid(child, 0)
+    elsewhere = tmp_path / f"{TEMPORARY_PREFIX}00000000.1.1.00000000-other"
+    for path in (elsewhere, tmp_path / f"{TEMPORARY_PREFIX}0123456789ab-of-an-older-version"):
+        path.touch()
+    assert atomic.remove_temporaries(tmp_path, idle=60) == 1
+    assert not list(tmp_path.glob("*-left"))
+    assert ours.exists()
+    os.utime(elsewhere, (0, 0))
+    assert atomic.remove_temporaries(tmp_path, idle=60) == 1
+    assert not elsewhere.exists()
 
 
 def test_remove_temporaries_takes_only_ours(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 
 import ddfast
 from ddfast._types import IMAGENET
-from ddfast.runs import atomic
 from ddfast.runs import folder as run_folder
 from ddfast.store import DistilledSet, ImageFormat, assemble_manifest, class_files, class_record, load, manifest_bytes
 from ddfast.store import files as store_files
@@ -249,8 +248,7 @@ def test_a_full_disk_while_tensors_are_written(tmp_path: Path, monkeypatch: pyte
     assert os.listdir(tmp_path) == []
 
 
-def test_the_temporary_prefix_is_that_of_runs() -> None:
-    assert store_files.TEMPORARY_PREFIX == atomic.TEMPORARY_PREFIX
+def test_the_name_of_a_runs_file_is_that_of_runs() -> None:
     assert store_files.RUN_FILE == run_folder.RUN_FILE
 
 
