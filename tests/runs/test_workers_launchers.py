@@ -61,7 +61,7 @@ def test_commands_take_a_shard(words: str, tmp_path: Path, capsys: pytest.Captur
     assert "shard: got '2/2'" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the workers in /proc")
 def test_torchrun_starts_all_again_when_one_is_killed(tmp_path: Path, pictures: Path) -> None:
     case.together(case.commanded_longer, 1, tmp_path / "alone", pictures)
