@@ -200,7 +200,13 @@ def _add_evaluate(commands: Any) -> None:
     one.add_argument("--teacher-weights", help="file with the teacher's weights")
     one.add_argument("--labels", help="stored soft labels of the set, from ddfast relabel")
     one.add_argument("--out", type=Path, help="output folder (default: DIR_evaluation)")
-    _run_commands.add_launch(one.add_argument_group("where it is run"))
+    launch = one.add_argument_group("where it is run")
+    _run_commands.add_launch(launch)
+    launch.add_argument(
+        "--data-parallel", action="store_true", help="the ranks of this torchrun launch train each student together, "
+        "every one a part of each batch: for large students and teachers (default: each rank trains other students, "
+        "which is faster where there are enough)",
+    )  # fmt: skip
     _add_judging(one, EvaluationConfig)
 
 
@@ -327,11 +333,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     out = arguments.out or _evaluation_folder(arguments)
     given = {n: getattr(arguments, n) for n in arguments.fields if hasattr(arguments, n)}
-    passed = "train students preset teacher teacher_weights labels device processes resume overwrite"
+    passed = "train students preset teacher teacher_weights labels device processes data_parallel resume overwrite"
     result = evaluate(
         arguments.sets, arguments.data, out=out, worker=identify_worker(arguments.shard), quiet=arguments.quiet,
         **{name: getattr(arguments, name) for name in passed.split()}, **given,
     )  # fmt: skip
+    if arguments.data_parallel and identify_worker().index > 0:  # the first rank says it
+        return 0
     print(json.dumps(result.report) if arguments.json else f"{result.text()}\n\n{out / 'report.html'}")
     return 0
 

@@ -40,6 +40,7 @@ from ddfast.evaluation.validation import CACHE_FILE, drop_cache, match_classes, 
 from ddfast.runs import Worker, atomic_write_bytes, refuse_occupied
 from ddfast.runs.device import torch_device
 from ddfast.store import DistilledSet, LabelStore, set_fingerprint
+from ddfast.train.data_parallel import Group, joined
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,6 +109,7 @@ def evaluate(
     device: str = "auto",
     processes: int | None = None,
     worker: Worker | None = None,
+    data_parallel: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -137,6 +139,9 @@ def evaluate(
         processes: how many students are trained side by side; None for one a core on CPU, one on a GPU. The results do
             not depend on it.
         worker: who this is among workers started together (see `ddfast.runs.identify_worker`).
+        data_parallel: the ranks of this torchrun launch train every student together, each on a part of every batch
+            and with its own forward of the teacher (`ddfast.train.data_parallel`): for large students and teachers.
+            Without it each rank trains other students, which is faster where there are enough of them.
         resume, overwrite: go on with, or replace, the run in ``out``.
         quiet: no progress.
         **settings: fields of `EvaluationConfig`: ``seeds``, ``controls``, ``epochs``, ``best`` ...
@@ -152,6 +157,8 @@ def evaluate(
     """
     config = read_settings(EvaluationConfig, "evaluate", preset, settings)
     options = _Options(train, teacher, teacher_weights, labels, device, processes, worker, resume, overwrite, quiet)
+    if data_parallel:
+        return _evaluate_together(distilled, val, students, config, out, options)
     if out is None:
         with tempfile.TemporaryDirectory(prefix="ddfast-") as folder:
             return _evaluate(distilled, val, students, config, Path(folder), options)
@@ -171,6 +178,25 @@ class _Options:
     resume: bool
     overwrite: bool
     quiet: bool
+    group: Group | None = None
+
+
+def _evaluate_together(
+    distilled: Sets, val: Data | None, students: Any, config: EvaluationConfig, out: Any, options: _Options
+) -> Evaluation:
+    """As one of the ranks that train every student together."""
+    if out is None or (options.processes or 1) > 1:
+        raise ValueError(
+            f"data_parallel: got out={out!r} and processes={options.processes!r}, expected a folder that all ranks "
+            "see, and one process a rank"
+        )
+    with joined(options.device) as group:
+        worker = group.worker(options.worker)
+        if group.leads:
+            refuse_occupied(out, resume=options.resume, overwrite=options.overwrite, worker=worker)
+        quiet = options.quiet or not group.leads
+        options = replace(options, worker=worker, group=group, device=group.device, processes=1, quiet=quiet)
+        return _evaluate(distilled, val, students, config, Path(out), options)
 
 
 def _evaluate(
@@ -192,6 +218,8 @@ def _evaluate(
     subjects = _subjects(loaded, folders, train, options, config, notes)
     plan = Plan(config, subjects, names, validation, train, device, 1, 0)
     plan, processes = fitted_to_machine(plan, out, options.processes, options.worker)
+    if options.group is not None:
+        plan = replace(plan, threads=max(1, (os.cpu_count() or 1) // options.group.local_count))
     ready: list[Plan] = []
 
     def prepare(work_left: bool) -> Plan:
@@ -202,11 +230,13 @@ def _evaluate(
 
     records = run_plan(
         plan, out, worker=options.worker, resume=options.resume, overwrite=options.overwrite, processes=processes,
-        quiet=options.quiet, prepare=prepare,
+        quiet=options.quiet, prepare=prepare, group=options.group,
     )  # fmt: skip
     plan = ready[0]
     report = json.loads(report_bytes(make_report(plan, records, notes, folders)))  # as a reader of the file sees it
     page = render(report, [subject.distilled for subject in subjects], [set_pictures(folder) for folder in folders])
+    if options.group is not None and not options.group.leads:
+        return Evaluation(report, page)
     atomic_write_bytes(out / "report.json", report_bytes(report))
     atomic_write_bytes(out / "report.html", page.encode())
     drop_cache(out)

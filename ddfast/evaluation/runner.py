@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ddfast.evaluation.plan import Plan
 from ddfast.evaluation.tasks import run_task
 from ddfast.evaluation.validation import CACHE_FILE
 from ddfast.runs import Ledger, Progress, RunError, Task, Worker, open_ledger
 from ddfast.train import TrainProgress
+from ddfast.train.data_parallel import Group
 
 CHECKPOINTS = "checkpoints"
 _GRACE = 10.0  # seconds helpers have to end
@@ -33,6 +34,7 @@ def run_plan(
     processes: int = 1,
     quiet: bool = False,
     prepare: Callable[[bool], Plan] | None = None,
+    group: Group | None = None,
 ) -> dict[str, Mapping[str, Any]]:
     """Does every task that is not done yet.
 
@@ -45,6 +47,7 @@ def run_plan(
         quiet: no progress.
         prepare: called once the folder is ours, before the first task, with whether there is one left; gives the plan
             with all that its tasks need.
+        group: ranks that do every task together; the first keeps the ledger.
 
     Returns:
         The record of each task by its id.
@@ -53,6 +56,8 @@ def run_plan(
         NonFiniteLossError: a training diverged; the others' results are kept.
         ddfast.runs.RunError: the folder holds another run, or cannot be written.
     """
+    if group is not None and not group.leads:
+        return _follow(plan, out, group, prepare)
     specs = {spec.id: spec for spec in plan.specs()}
     ledger = open_ledger(
         out, list(specs), plan.identity(), worker=worker, resume=resume, overwrite=overwrite, outputs=OUTPUTS
@@ -64,20 +69,38 @@ def run_plan(
             print(f"{plan.title}: every task was done already", file=sys.stderr)
         if prepare is not None:
             plan = prepare(left > 0)
+        if group is not None:
+            group.tell("ready")
         try:
             for _ in range(min(processes, left) - 1):
                 helpers.append(_start(plan, out))
-            work(plan, ledger, quiet=quiet)
+            work(plan, ledger, quiet=quiet, group=group)
         finally:
             stop(helpers)
         records: dict[str, Mapping[str, Any]] = {task: done.record for task, done in ledger.records().items()}
         ledger.finish()
         shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+    if group is not None:
+        group.tell(records)
     return records
 
 
-def work(plan: Plan, ledger: Ledger, *, quiet: bool = True) -> None:
-    """Takes task after task until all are done."""
+def _follow(
+    plan: Plan, out: Path, group: Group, prepare: Callable[[bool], Plan] | None
+) -> dict[str, Mapping[str, Any]]:
+    """`run_plan` of the other ranks: does with the first what that one says; see `work`."""
+    group.tell()  # once the folder is there, with what is made before the first task
+    if prepare is not None:
+        plan = prepare(False)
+    specs = {spec.id: spec for spec in plan.specs()}
+    while (task := group.tell()) is not None:
+        checkpoint = out / CHECKPOINTS / f"{task}.pt"
+        run_task(plan, specs[task], None, checkpoint, lambda _: cast(Any, group.tell()), group)
+    return cast(dict[str, Mapping[str, Any]], group.tell())
+
+
+def work(plan: Plan, ledger: Ledger, *, quiet: bool = True, group: Group | None = None) -> None:
+    """Takes task after task until all are done, and tells the ranks of a group which."""
     specs = {spec.id: spec for spec in plan.specs()}
     weights = {spec.id: plan.weight(spec) for spec in specs.values()}
     mode = "quiet" if quiet else "auto"
@@ -99,9 +122,15 @@ def work(plan: Plan, ledger: Ledger, *, quiet: bool = True) -> None:
                         progress.update(max(before + part - progress.done, 0), words)
 
                 checkpoint = ledger.root / CHECKPOINTS / f"{spec.id}.pt"
-                task.complete(run_task(plan, spec, show, checkpoint, lambda other: _record(ledger, other)))
+                if group is not None:
+                    group.tell(task.id)
+                task.complete(
+                    run_task(plan, spec, show, checkpoint, lambda other: _record(ledger, other, group), group)
+                )
             progress.update(max(_weight_done(ledger, weights) - progress.done, 0), task.id)
         progress.update(progress.total - progress.done)
+    if group is not None:
+        group.tell(None)
 
 
 def _weight_done(ledger: Ledger, weights: Mapping[str, int]) -> int:
@@ -123,9 +152,10 @@ def stop(helpers: list[subprocess.Popen[bytes]]) -> None:
             helper.wait()
 
 
-def _record(ledger: Ledger, task: str) -> Mapping[str, Any] | None:
+def _record(ledger: Ledger, task: str, group: Group | None) -> Mapping[str, Any] | None:
     done = ledger.records().get(task)
-    return None if done is None else done.record
+    record = None if done is None else done.record
+    return record if group is None else cast("Mapping[str, Any] | None", group.tell(record))
 
 
 def _start(plan: Plan, out: Path) -> subprocess.Popen[bytes]:

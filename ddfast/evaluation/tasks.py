@@ -35,6 +35,7 @@ from ddfast.train import (
     train_in_stages,
     train_student,
 )
+from ddfast.train.data_parallel import Group
 from ddfast.train.loop import OnProgress
 from ddfast.train.staged import stage_checkpoint
 
@@ -48,6 +49,7 @@ class Tests:
     plan: Plan
     subject: Subject
     space: Space | None = None
+    group: Group | None = None
     last: Tensor | None = None
     seconds: float = 0.0
 
@@ -58,7 +60,7 @@ class Tests:
         workers = self.plan.decode_workers
         if self.space is not None:
             student = self.space.before(student).to(self.plan.device).eval()
-        found = confusion(student, self.plan.validation, self.subject.normalization, classes, workers)
+        found = confusion(student, self.plan.validation, self.subject.normalization, classes, workers, self.group)
         self.last = found
         self.seconds += time.perf_counter() - begun
         return float(found.diagonal().sum() / found.sum().clamp(min=1))
@@ -76,6 +78,7 @@ def run_task(
     watch: OnProgress | None = None,
     checkpoint: Path | None = None,
     done: Callable[[str], Mapping[str, Any] | None] | None = None,
+    group: Group | None = None,
 ) -> dict[str, Any]:
     """Trains and tests the student of one task.
 
@@ -86,6 +89,7 @@ def run_task(
         checkpoint: file that a killed training goes on from; removed at the end.
         done: record of a finished task by its id, or None. Where equal bytes pay for just as many pictures as equal
             images, both controls are the same pictures, and are trained on once.
+        group: ranks that train this student together, each calling with the same arguments.
 
     Returns:
         A JSON record: ``epochs`` and ``top1`` of the tests (the last is that of the last epoch), ``correct`` and
@@ -107,13 +111,13 @@ def run_task(
         size, classes = int(subject.distilled.images.shape[1]), len(subject.distilled.class_names)
         seed = 1000 * plan.config.seed + spec.seed
         student = build_student(spec.student, classes, size, seed=seed, width=plan.width).to(plan.device)
-        tests = Tests(plan, subject, None if spec.images == FULL else subject.space)
+        tests = Tests(plan, subject, None if spec.images == FULL else subject.space, group)
         recipe = _recipe(plan, spec, subject, pictures)
         lessons = lessons_of(plan, spec, subject, pictures.labels)
         ends = [recipe.epochs] if lessons is None else lesson_epochs(lessons)
         options = LoopOptions(
             checkpoint=checkpoint, identity={"task": spec.id}, validate=tests,
-            test_epochs=test_epochs(ends[-1], plan.tests) | set(ends),
+            test_epochs=test_epochs(ends[-1], plan.tests) | set(ends), group=group,
         )  # fmt: skip
         drawn = spec.images != FULL and plan.drawn(subject)
         sampled, begun = None, time.perf_counter()
@@ -132,7 +136,7 @@ def run_task(
     last: Any = tests.last
     live = subject.teacher is not None and spec.labels == "soft" and not (drawn or _stored(subject, spec))
     teacher = subject.teacher.module if subject.teacher is not None and live else None
-    if checkpoint is not None:
+    if checkpoint is not None and (group is None or group.leads):
         for file in (checkpoint, *(stage_checkpoint(checkpoint, stage) for stage in range(len(lessons or ())))):
             file.unlink(missing_ok=True)
     seen = report_views(plan, spec, subject, len(pictures.images), recipe.epochs) if lessons is None else views(lessons)

@@ -13,6 +13,7 @@ goes on from. A rank that ends takes the others with it (`joined`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from ddfast.runs import RunError, Worker, identify_worker
 from ddfast.train.objective import Objective
@@ -84,23 +87,20 @@ class Group:
         dist.all_reduce(values)
         values /= self.count
 
-    def same(self, what: str, value: int) -> None:
-        """Stops all ranks unless they have the same.
+    def same(self, what: str, value: Any) -> None:
+        """Stops all ranks unless they have the same JSON value.
 
         Raises:
             RunError: they differ.
         """
-        found = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
-        dist.all_gather(found, torch.tensor([value]), group=self.control)
-        if len(values := {int(each) for each in found}) > 1:
-            raise RunError(f"{what}: the ranks have {sorted(values)}; do all see the same files in the output folder?")
-
-    def copy(self, module: nn.Module) -> None:
-        """Gives every rank rank 0's parameters and buffers."""
-        for value in module.state_dict().values():
-            sent = value.detach().cpu().contiguous()
-            dist.broadcast(sent, 0, group=self.control)
-            value.copy_(sent)
+        digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+        mine = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
+        found = [torch.empty_like(mine) for _ in range(self.count)]
+        dist.all_gather(found, mine, group=self.control)
+        if not all(torch.equal(each, found[0]) for each in found):
+            raise RunError(
+                f"{what}: not the same on all ranks; give them the same arguments, and an output folder that all see"
+            )
 
     def worker(self, worker: Worker | None = None) -> Worker:
         """Who the ranks are together, for the ledger: what ``--shard`` says, else alone, started again if they were."""
@@ -146,7 +146,7 @@ def joined(device: str = "auto", *, lost: float = LOST) -> Iterator[Group]:
     ended = False
     try:
         if mine:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=lost))
+            _begin("cpu:gloo,cuda:nccl" if cuda else "gloo", timedelta(seconds=lost))
         control = dist.new_group(backend="gloo", timeout=_PATIENCE)
         where = f"cuda:{local}" if cuda else "cpu"
         if not isinstance(control, dist.ProcessGroup):
@@ -162,6 +162,14 @@ def joined(device: str = "auto", *, lost: float = LOST) -> Iterator[Group]:
     finally:
         if mine and dist.is_initialized() and (ended or not cuda):  # NCCL would wait for ranks that are gone
             dist.destroy_process_group()
+
+
+def _begin(backend: str, timeout: timedelta) -> None:
+    """The process group of torchrun's ranks, with keys of its own after each restart: the agent's store may still have
+    the addresses of ranks that are gone, for which new ones would wait."""
+    store, rank, count = next(rendezvous("env://", timeout=timeout))
+    store = PrefixStore(f"ddfast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timeout)
 
 
 @contextmanager

@@ -144,10 +144,12 @@ class _Loop:
         self.state = checkpoint.State()
 
     def run(self) -> TrainReport:
+        if self.group:
+            self.group.same("network, pictures, teacher or settings", self.who)
         if self.path:
             self.state = checkpoint.resume(self.path, self.who, self.model, self.optimizer, self.average) or self.state
             if self.group:
-                self.group.same(f"{self.path}: finished epochs", self.state.epoch)
+                self.group.same(f"{self.path}: epoch to go on from", self.state.epoch)
         self.begun = self.written = time.perf_counter()
         self.before = self.state.seconds
         self.resumed = self.state.epoch

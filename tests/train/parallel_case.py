@@ -1,4 +1,4 @@
-"""Trainings that one process or several do: ``FOLDER`` for a rank that its environment names; weights go there."""
+"""Trainings that one process or several do: ``FOLDER [COMMAND ...]`` for a rank, which its environment names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ddfast import cli
 from ddfast._types import IMAGENET
 from ddfast.evaluation.validation import Validation, confusion
 from ddfast.runs import RunError
-from ddfast.train import Lesson, LoopOptions, NonFiniteLossError, StudentConfig, TrainProgress, train_in_stages
+from ddfast.train import Lesson, LoopOptions, NonFiniteLossError, StudentConfig, TrainProgress, loop, train_in_stages
 from ddfast.train.data_parallel import Group, joined
 from ddfast.train.loop import Objective, TrainConfig, run
 from ddfast.train.student import train_student
@@ -22,6 +23,7 @@ from ddfast.train.student import train_student
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "evaluation"))
 from eval_case import source
 
+KILLED = 4  # epochs of a command after which its last rank is killed
 COUNT, BATCH, EPOCHS, STOPPED = 22, 10, 4, 3  # the last batch has two pictures, fewer than three ranks
 SOFT = StudentConfig(epochs=EPOCHS, batch_size=BATCH, lr=0.01, factor=2, ema=0.9, seed=5)
 HARD = StudentConfig(epochs=2, batch_size=BATCH, lr=0.05, optimizer="sgd", cutmix_alpha=0.0, idc="color_flip_scale",
@@ -115,14 +117,35 @@ def everything(group: Group | None, folder: Path) -> dict[str, object]:
     }  # fmt: skip
 
 
-def main(folder: Path) -> int:
+def watched(note: Path, kill: int | None) -> None:
+    """Notes every epoch that is trained from here on; after ``kill`` of them this process is killed."""
+    save = loop._Loop._save
+
+    def saved(self: loop._Loop, epoch: int) -> None:
+        save(self, epoch)
+        with note.open("a") as file:
+            file.write(f"{epoch}\n")
+        if kill is not None and len(note.read_text().split()) == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop._Loop._save = saved  # type: ignore[method-assign]
+
+
+def main(folder: Path, words: list[str]) -> int:
+    """With ``words`` a command after everything; a launcher that starts it again has it do the command alone."""
     torch.set_num_threads(1)
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     try:
         with joined("cpu") as group:
-            told = group.tell({"from": group.rank})
-            found = {**everything(group, folder), "told": told, "rows": [group.rows(10).start, group.rows(10).stop]}
-            torch.save(found, folder / f"rank{group.rank}.pt")
-            if group.rank == group.count - 1:
+            last = group.rank == group.count - 1
+            if not again:
+                told = group.tell({"from": group.rank})
+                found = {**everything(group, folder), "told": told, "rows": [group.rows(10).start, group.rows(10).stop]}
+                torch.save(found, folder / f"rank{group.rank}.pt")
+            if words:
+                watched(folder / f"epochs{again}-{group.rank}", KILLED if last and not again else None)
+                return cli.main(words)
+            if last:
                 os.kill(os.getpid(), signal.SIGKILL)  # the others must not wait for it
             hard(group)
     except RunError as error:
@@ -132,4 +155,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1])))
+    raise SystemExit(main(Path(sys.argv[1]), sys.argv[2:]))
