@@ -110,7 +110,7 @@ def train(imagenet20: Path, tmp_path_factory: pytest.TempPathFactory, bench_size
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_scoring(case: Any, bench_size: str, train: Path, scoring: Runs, report_line: Any, count: int) -> None:
-    size = SIZES[bench_size]
+    size, name = SIZES[bench_size], f"{count} worker{'s' * (count > 1)}"
     record = case(
         lambda: scoring(count, score, (train, size), size.images),
         labels=Labels(
