@@ -1,7 +1,10 @@
-"""Builds the two torch-free native modules: ddfast._cpu always, ddfast._cuda when nvcc is there and wanted.
+"""Builds the torch-free native modules: ddfast._cpu on x86-64 Linux, ddfast._cuda when nvcc is there and wanted.
 
-Environment: DDFAST_CUDA=auto|1|0, DDFAST_CUDA_ARCHS (default: those of "80;86;89;90;100;120" that nvcc knows),
-DDFAST_CUDA_HOME, MAX_JOBS. With DDFAST_CUDA=auto a CUDA module that does not compile is left out with a warning.
+Environment: DDFAST_CPU=auto|portable|0, DDFAST_CUDA=auto|1|0, DDFAST_CUDA_ARCHS (default: those of
+"80;86;89;90;100;120" that nvcc knows), DDFAST_CUDA_HOME, MAX_JOBS. With DDFAST_CUDA=auto a CUDA module that does not
+compile is left out with a warning. Elsewhere than on x86-64 Linux DDFAST_CPU=auto builds nothing, needs no compiler,
+and gives a wheel of Python alone, whose ops run on the plain-torch reference; DDFAST_CPU=portable compiles the same
+kernels as plain C++ for any 64-bit processor.
 """
 
 from __future__ import annotations
@@ -21,7 +24,11 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
-X86 = platform.machine().lower() in {"x86_64", "amd64"}
+CPU = os.environ.get("DDFAST_CPU", "auto")
+if CPU not in {"auto", "portable", "0"}:
+    raise SystemExit(f"DDFAST_CPU={CPU!r}: expected auto, portable or 0")
+TUNED = platform.system() == "Linux" and platform.machine() == "x86_64"
+X86 = TUNED and CPU == "auto"
 # One object per instruction set and source; the choice is made at run time (csrc/common/isa.h).
 ISA_FLAGS: dict[str, list[str]] = (
     {"v3": ["-march=x86-64-v3"], "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"]} if X86 else {"generic": []}
@@ -45,7 +52,7 @@ def sources(pattern: str) -> list[str]:
 
 
 def find_nvcc() -> str | None:
-    mode = os.environ.get("DDFAST_CUDA", "auto")
+    mode = os.environ.get("DDFAST_CUDA", "auto" if CPU == "auto" else "0")
     if mode not in {"auto", "0", "1"}:
         raise SystemExit(f"DDFAST_CUDA={mode!r}: expected auto, 1 or 0")
     home = os.environ.get("DDFAST_CUDA_HOME") or os.environ.get("CUDA_HOME")
@@ -89,7 +96,9 @@ class BuildNative(build_ext):
         if ext.name.endswith("_cuda"):
             target = Path(self.get_ext_fullpath(ext.name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            self.spawn([NVCC, "-shared", "-cudart=static", *objects, "-o", str(target)])
+            home = Path(str(NVCC)).resolve().parent.parent
+            libraries = [f"-L{home / name}" for name in ("lib64", "lib") if (home / name).is_dir()]
+            self.spawn([NVCC, "-shared", "-cudart=static", *libraries, *objects, "-o", str(target)])
             return
         ext.extra_objects, ext.sources = objects, []
         super().build_extension(ext)
@@ -123,11 +132,12 @@ class BuildNative(build_ext):
 
 
 NATIVE_INCLUDES = ["csrc", pybind11.get_include()]
-modules = [
+cpu_module = [
     Extension("ddfast._cpu", sources("bindings/cpu_module.cpp") + sources("bindings/parallel.cpp"), language="c++",
               depends=sources("*/*"), include_dirs=NATIVE_INCLUDES, libraries=["pthread"],
               define_macros=[("DDFAST_X86", "1")] if X86 else []),
 ]  # fmt: skip
+modules = cpu_module if X86 or CPU == "portable" else []
 if NVCC:
     # optional: build_ext then reports a failed compilation as a warning and goes on without the module
     optional = os.environ.get("DDFAST_CUDA", "auto") == "auto"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from typing import Any
 
-from ddfast import _env, _native
+from ddfast import _env, _machine, _native
 
 _PACKAGES = (
     "torch", "torchvision", "triton", "numpy", "pillow", "simplejpeg", "safetensors", "timm", "openvino",
@@ -68,7 +67,7 @@ def build_info() -> dict[str, Any]:
         "packages": {p: v for p in _PACKAGES if (v := _version(p))},
         "native": native,
         "malloc_tuned": _native.cpu() is not None and _env.tune_malloc(),
-        "machine": {"system": platform.platform(), "processor": _processor(), "cores": len(os.sched_getaffinity(0))},
+        "machine": {"system": platform.platform(), "processor": _processor(), "cores": _machine.cores()},
         "gpus": _gpus(),
         "ops": {n: {d: ops.available_backends(n, d) for d in ("cpu", "cuda")} for n in sorted(OPS)},
     }

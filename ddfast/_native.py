@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import platform
+import warnings
 from types import ModuleType
 
 from ddfast import _env
 
 # csrc/common/dtype.h holds the same table.
 DTYPE_CODES = {"float32": 0, "float64": 1, "bfloat16": 2, "float16": 3, "uint8": 4}
+
+
+def _reason(name: str, error: ImportError) -> str:
+    if importlib.util.find_spec(f"ddfast.{name}"):
+        return f"cannot be loaded: {error}"
+    here = (platform.machine(), platform.system())
+    for_others = name == "_cpu" and here != ("x86_64", "Linux")
+    return "not built" + (f" (it is for x86_64 Linux; this is {' '.join(here)})" if for_others else "")
 
 
 @functools.cache
@@ -23,7 +34,15 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
     try:
         module = importlib.import_module(f"ddfast.{name}")
     except ImportError as error:
-        return None, f"not built or not loadable: {error}"
+        reason = _reason(name, error)
+        if name == "_cpu":
+            warnings.warn(
+                f"ddfast._cpu, the C++ kernels: {reason}. Ops on CPU tensors run on the plain-torch reference: slower, "
+                "and the same but for rounding. DDFAST_NATIVE=0 accepts that silently.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return None, reason
     if name == "_cpu":
         if _env.tune_malloc():
             module.tune_malloc()

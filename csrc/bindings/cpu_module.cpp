@@ -1,7 +1,10 @@
 // ddfast._cpu: the CPU kernels behind plain pointers.  Knows nothing of torch; Python checks tensors before it calls.
-#include <malloc.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "class_topk/class_topk.h"
 #include "bindings/augment.h"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddfast import _machine
 from ddfast.bench import rivals
 from ddfast.bench.cases import Setting
 from ddfast.bench.floor import Floor, Work, floor_of
@@ -61,7 +61,7 @@ def rded(setting: Setting, ceilings: dict[str, Any]) -> Result:
     for _ in range(2 if setting.device == "cuda" else 1):  # the first run compiles kernels
         run = _ddfast(train, out, each, ipc, precision, setting.device)
     check = _check(scores, json.loads((out / "manifest.json").read_text()), ipc)
-    cores = len(os.sched_getaffinity(0))
+    cores = _machine.cores()
     result = Result(
         "RDED", setting.device,
         f"{len(files)} JPEGs of 500x375 x {CROPS} crops, ResNet-18 {precision}, {cores} cores, from files to mosaics",

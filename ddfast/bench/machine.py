@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ddfast import _env, _native
+from ddfast import _env, _machine, _native
 
 PACKAGES = (
     "ddfast", "torch", "torchvision", "triton", "numpy", "pillow", "simplejpeg", "openvino", "timm", "cykooz-resizer",
@@ -25,7 +25,7 @@ def describe() -> dict[str, Any]:
     """Slug, processor, cores this process may use, instruction sets, memory, GPU, system, malloc setting, clock."""
     info = _cpuinfo()
     flags = set(info.get("flags", "").split())
-    cores = len(os.sched_getaffinity(0))
+    cores = _machine.cores()
     gpu = _gpu()
     isa = [_ISA_NAMES[flag] for flag in _ISA if flag in flags]
     cpu = info.get("model name") or platform.processor() or platform.machine()

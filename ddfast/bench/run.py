@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ddfast import _machine
 from ddfast.bench import ceilings, figure, machine
 from ddfast.bench.cases import Case, Setting, Spec, specs
 from ddfast.bench.floor import floor_of
@@ -74,7 +75,7 @@ def run_bench(out: Path, *, quick: bool = False, device: str = "auto", as_json: 
     devices, began = _devices(device), time.perf_counter()
     bench = Bench(out, quick)
     _say(describe(machine.describe(), machine.versions()))
-    if (load := os.getloadavg()[0]) > len(os.sched_getaffinity(0)) / 2:
+    if (load := os.getloadavg()[0]) > _machine.cores() / 2:
         _say(f"this machine is busy (load {load:.1f}): the wall time of RDED suffers, CPU times hardly")
     planned = [spec for name in devices for spec in specs(name)]
     try:

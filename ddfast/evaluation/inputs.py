@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from ddfast import _machine
 from ddfast._types import IMAGENET
 from ddfast.data import Source, open_source
 from ddfast.data.space import Space
@@ -153,7 +154,7 @@ def share(tasks: int, processes: int | None, device: str) -> tuple[int, int]:
     """Processes and torch threads of each: the threads follow from the tasks alone, so that figures do too."""
     if processes is not None and processes < 1:
         raise ValueError(f"processes: got {processes}, expected 1 or more")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _machine.cores()
     if device != "cpu":
         return processes or 1, torch.get_num_threads()
     threads = max(1, cores // max(tasks, 1))

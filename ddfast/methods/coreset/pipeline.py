@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ddfast import _machine
 from ddfast._types import IMAGENET
 from ddfast.data import CropRequest, Source, Stream, open_stream, require_images
 from ddfast.data.space import known_normalization
@@ -50,7 +50,7 @@ def run(source: Source, out: Path, config: CoresetConfig, options: RunOptions, g
     require_images(source, config.ipc, f"ipc={config.ipc}")
     planned = open_observer(source, config, given, input_size=config.input_size) if config.by_features else None
     settings = _settings(source, config, planned)
-    threads = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    threads = _machine.cores() if options.workers is None else options.workers
     stream = open_stream(options.stream, workers=threads, device=options.torch_device())
     try:
         with open_ledger(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from types import TracebackType
 
+from ddfast import _machine
 from ddfast.data import Source, Stream
 from ddfast.data.ring import make_executor
 from ddfast.methods.rded import output, stages
@@ -35,7 +35,7 @@ class Finisher:
     def __init__(self, source: Source, stream: Stream, scorer: Scorer, config: RDEDConfig, report: Report) -> None:
         self.source, self.stream, self.scorer = source, stream, scorer
         self.config, self.report = config, report
-        writers = max(1, min(4, len(os.sched_getaffinity(0)) // _CORES_A_WRITER))
+        writers = max(1, min(4, _machine.cores() // _CORES_A_WRITER))
         self._beside = select_beside(scorer.device)
         self._selector = make_executor(int(self._beside))
         self._writers = ThreadPoolExecutor(writers, "ddfast-write")

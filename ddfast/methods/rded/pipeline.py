@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ddfast import _machine
 from ddfast.data import CropRequest, Source, Stream, draw_rrc_boxes, open_stream, require_images
 from ddfast.methods._observer import FOLDER, open_observer, trained_observer
 from ddfast.methods._options import RunOptions
@@ -41,7 +41,7 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
         parity_run.run(source, out, config, options, observer)
         return
     require_images(source, config.patches, f"ipc={config.ipc} with factor={config.factor}")
-    threads = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    threads = _machine.cores() if options.workers is None else options.workers
     stream = open_stream(options.stream, workers=threads, device=options.torch_device())
     report = Report(config, options)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from ddfast import ops
+from ddfast import _machine, ops
 from ddfast.data import Source, Stream, draw_rrc_boxes
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.selection import Level
@@ -94,7 +93,7 @@ class Scorer:
         self.source, self.stream, self.observer, self.config = source, stream, observer, config
         self.targets = list(targets)
         self.device = options.torch_device()
-        self.threads = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+        self.threads = _machine.cores() if options.workers is None else options.workers
         self._options = options
         self._forwards: dict[str, Forward] = {}
         try:
