@@ -1,7 +1,7 @@
-"""Tables of the README and figures from the result files: ``python -m benchmarks.report [--check]``.
+"""Tables of README and docs, and figures, from the result files: ``python -m benchmarks.report [--check]``.
 
-The README's part between the two comment markers is rebuilt from ``benchmarks/results/*/*.json``; with ``--check``
-nothing is written, and the exit code is 1 when the README differs. Figures go to
+What stands between two comment markers is rebuilt from ``benchmarks/results/*/*.json``: all jobs in ``docs/speed.md``,
+the ops in ``README.md``. With ``--check`` nothing is written, and the exit code is 1 when a page differs. Figures go to
 ``benchmarks/results/<machine>/figures``.
 """
 
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ops_table import ops_table
 from benchmarks.records import RESULTS, load_all
 
-README = RESULTS.parents[1] / "README.md"
-BEGIN = "<!-- benchmarks: made by python -m benchmarks.report -->"
-END = "<!-- end of benchmarks -->"
+PAGES = tuple(RESULTS.parents[1] / name for name in ("docs/speed.md", "README.md"))
+BEGIN = "<!-- {}: made by python -m benchmarks.report -->"
+END = "<!-- end of {} -->"
 SUITES = ("multi_crop", "mosaic", "augment_batch", "crop_score", "class_topk", "input", "forward", "rded")
 LIBRARIES = ("torch", "torchvision", "openvino", "simplejpeg", "pillow", "cykooz-resizer", "nvidia-dali-cuda130")
 _TOLD = 1000.0
@@ -80,7 +81,7 @@ def _rows(content: Content) -> Iterator[str]:
         # where the limit is a thousandth of the time, what it counts is not what the job does
         told = limit and ours["x_of_limit"] < _TOLD
         bound = f"{ours['x_of_limit']:.2f} ({limit['binding']})" if told else ""
-        yield f"| {ours['group']}: {ours['shape']} | {_amount(ours)} | {bound} | {ratios} |"
+        yield f"| {ours['group']}: {ours['shape']} | {amount(ours)} | {bound} | {ratios} |"
 
 
 def groups(content: Content) -> dict[str, list[Content]]:
@@ -102,7 +103,8 @@ def _label(record: Content) -> str:
     return str(record["name"]) if record["baseline"] else f"(ddfast {record['name'].removeprefix('ddfast-')})"
 
 
-def _amount(record: Content) -> str:
+def amount(record: Content) -> str:
+    """Time and rate of an item."""
     each = record["seconds"] / record["items"]
     rate = f"{record['gflop_per_s']:.3g} GFLOP/s" if record["gflop_per_s"] else f"{record['gb_per_s']:.3g} GB/s"
     return f"{_seconds(each)}/{record['unit']}, {rate}"
@@ -115,34 +117,47 @@ def _seconds(value: float) -> str:
     return f"{value * 1e9:.3g} ns"
 
 
-def rebuilt(readme: str, contents: Sequence[Content]) -> str:
-    """The README with its generated part made anew.
+PARTS: dict[str, Callable[[Sequence[Content]], str]] = {"benchmarks": tables, "ops": ops_table}
+
+
+def rebuilt(page: str, contents: Sequence[Content]) -> str:
+    """The page with its generated parts made anew.
 
     Raises:
-        ValueError: the markers are not there, once and in order.
+        ValueError: there are no markers, or not in pairs, once each and in order.
     """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ValueError(f"readme: expected one {BEGIN!r} and after it one {END!r}")
-    before, rest = readme.split(BEGIN)
-    after = rest.split(END)[1]
-    return f"{before}{BEGIN}\n{tables(contents)}\n{END}{after}"
+    there = [name for name in PARTS if BEGIN.format(name) in page or END.format(name) in page]
+    if not there:
+        raise ValueError(f"page: got no markers, expected {' or '.join(BEGIN.format(name) for name in PARTS)}")
+    for name in there:
+        begin, end = BEGIN.format(name), END.format(name)
+        if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+            raise ValueError(f"page: expected one {begin!r} and after it one {end!r}")
+        before, rest = page.split(begin)
+        page = f"{before}{begin}\n{PARTS[name](contents)}\n{end}{rest.split(end)[1]}"
+    return page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when the README differs")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page differs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
-    parser.add_argument("--readme", type=Path, default=README, help="file with the markers")
+    parser.add_argument("--pages", type=Path, nargs="+", default=PAGES, help="files with the markers")
     parser.add_argument("--no-figures", action="store_true", help="tables only")
     options = parser.parse_args(arguments)
     contents = load_all(options.results)
-    old = options.readme.read_text(encoding="utf-8")
-    new = rebuilt(old, contents)
+    differ = False
+    for page in options.pages:
+        old = page.read_text(encoding="utf-8")
+        new = rebuilt(old, contents)
+        differ |= new != old
+        if not options.check:
+            page.write_text(new, encoding="utf-8")
+        elif new != old:
+            print(f"{page} differs from the results: run python -m benchmarks.report")
     if options.check:
-        print("as the results say" if new == old else "differs from the results: run python -m benchmarks.report")
-        return int(new != old)
-    options.readme.write_text(new, encoding="utf-8")
+        return int(differ)
     if not options.no_figures:
         _figures(contents, options.results)
     return 0

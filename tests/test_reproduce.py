@@ -102,22 +102,9 @@ def test_unknown_name_and_missing_data(tmp_path: Path, monkeypatch: pytest.Monke
         reproduce("rded-cifar10-conv3", tmp_path)
 
 
-def test_readme_table_is_that_of_the_committed_result() -> None:
+def test_the_committed_result_has_the_published_figures() -> None:
     root = Path(__file__).resolve().parent.parent
     result = root / "benchmarks/reproduced/rded-cifar10-conv3.json"
     table = json.loads(result.read_text())
     wanted = REPRODUCTIONS[table["name"]]
     assert [row["published"] for row in table["rows"]] == [dataclasses.asdict(p) for p in wanted.published.values()]
-    assert markdown(table) in (root / "README.md").read_text()
-
-
-def test_readme_table_of_20_classes_is_that_of_the_committed_result() -> None:
-    root = Path(__file__).resolve().parent.parent
-    result = json.loads((root / "benchmarks/reproduced/rded-imagenet20-lite0.json").read_text())
-    cells = {
-        (row["images"], row["labels"]): f"{100 * np.mean(row['top1']):.1f} ± {100 * np.std(row['top1'], ddof=1):.1f}"
-        for row in result["results"]
-    }
-    text = (root / "README.md").read_text()
-    for name, images in (("RDED", "distilled"), ("random pictures", "random-images")):
-        assert f"| {name} | {cells[images, 'hard']} | {cells[images, 'soft']} |" in text

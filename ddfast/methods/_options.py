@@ -30,9 +30,19 @@ def check_types(config_class: type, values: Mapping[str, Any]) -> None:
     """
     hints = typing.get_type_hints(config_class)
     for name, value in values.items():
-        kinds = [kind for kind in (typing.get_args(hints.get(name)) or (hints.get(name),)) if kind in _FITS]
+        hint = hints.get(name)
+        if typing.get_origin(hint) is tuple:
+            _check_numbers(name, value, len(typing.get_args(hint)))
+            continue
+        kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind in _FITS]
         if value is not None and kinds and not any(_FITS[kind][0](value) for kind in kinds):
             raise TypeError(f"{name}: got {value!r}, expected {' or '.join(_FITS[kind][1] for kind in kinds)}")
+
+
+def _check_numbers(name: str, value: Any, count: int) -> None:
+    fits, _ = _FITS[float]
+    if value is not None and not (isinstance(value, tuple | list) and len(value) == count and all(map(fits, value))):
+        raise TypeError(f"{name}: got {value!r}, expected {count} numbers")
 
 
 _FITS: dict[Any, tuple[Callable[[Any], bool], str]] = {

@@ -1,4 +1,4 @@
-"""README tables come from the committed results, and only from them."""
+"""Tables of README and docs come from the committed results, and only from them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from record_helpers import record
 
 from benchmarks import records, report
+from benchmarks.ops_table import backends, ops_table
+from ddfast.ops._registry import OPS
 from tests.bench.bench_helpers import CEILINGS
 
 
@@ -19,9 +21,18 @@ def content(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return records.document("op", "smoke", made, CEILINGS)
 
 
-def test_readme_is_what_the_results_make_of_it() -> None:
-    text = report.README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", report.PAGES, ids=lambda page: page.name)
+def test_pages_are_what_the_results_make_of_them(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     assert report.rebuilt(text, records.load_all()) == text, "run python -m benchmarks.report"
+
+
+def test_ops_table_names_every_op(content: dict[str, Any]) -> None:
+    content["records"][0]["group"] = content["records"][1]["group"] = "crop_score ImageNet-1K"
+    rows = {line.split("`")[1]: line for line in ops_table([content]).splitlines()[2:]}
+    assert all(name.startswith(tuple(rows)) for name in OPS), "a new op needs a line in benchmarks/ops_table.py"
+    assert "| reference, C++, Triton, CUDA C++ | 200 us/crop; eager 3.5x the time |" in rows["crop_score"]
+    assert backends("class_topk") == ["reference", "C++"]
 
 
 def test_table(content: dict[str, Any]) -> None:
@@ -45,19 +56,22 @@ def test_suites_of_a_machine_stand_together(content: dict[str, Any]) -> None:
 
 def test_check_and_rebuild(content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records.write(content, tmp_path / "results")
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    options = ["--results", str(tmp_path / "results"), "--readme", str(readme), "--no-figures"]
+    page, other = tmp_path / "page.md", tmp_path / "other.md"
+    for path, name in ((page, "benchmarks"), (other, "ops")):
+        path.write_text(f"before\n{report.BEGIN.format(name)}\nold\n{report.END.format(name)}\nafter\n")
+    options = ["--results", str(tmp_path / "results"), "--pages", str(page), str(other), "--no-figures"]
     assert report.main([*options, "--check"]) == 1
-    assert "old" in readme.read_text(), "--check writes nothing"
+    assert "old" in page.read_text(), "--check writes nothing"
     assert report.main(options) == 0
     assert report.main([*options, "--check"]) == 0
-    text = readme.read_text()
-    assert text.startswith("before\n<!--")
-    assert text.endswith("-->\nafter\n")
-    assert "differs" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="readme: expected one"):
+    for path in (page, other):
+        assert path.read_text().startswith("before\n<!--")
+        assert path.read_text().endswith("-->\nafter\n")
+    assert capsys.readouterr().out.count("differs") == 2
+    with pytest.raises(ValueError, match="page: got no markers, expected <!-- benchmarks"):
         report.rebuilt("no markers", [])
+    with pytest.raises(ValueError, match="page: expected one '<!-- ops"):
+        report.rebuilt(report.BEGIN.format("ops"), [])
 
 
 def test_figures_are_small_and_repeatable(content: dict[str, Any], tmp_path: Path) -> None:

@@ -34,12 +34,21 @@ def test_a_device_that_is_not_there(tmp_path: Path, method: str) -> None:
         ("mtt", {"dsa": 3}, "dsa: got 3, expected text"),
         ("rded", {"ipc": "a"}, "ipc: got 'a', expected a whole number"),
         ("dsa", {"workers": "two"}, "workers: got 'two', expected a whole number"),
+        ("rded", {"scale": 0.5}, "scale: got 0.5, expected 2 numbers"),
     ],
 )
 def test_a_value_of_another_type(tmp_path: Path, method: str, given: dict[str, Any], message: str) -> None:
     with pytest.raises(TypeError, match=f"^{message}$"):
         ddfast.distill(method, source(), out=tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
+
+
+def test_ranges_are_taken() -> None:
+    rded = ddfast.methods.get_method("rded")
+    assert rded.configure(None, scale=(0.5, 1.0)).scale == (0.5, 1.0)
+    assert rded.configure(None, scale=[0.5, np.float32(1)]).scale == [0.5, 1.0]
+    with pytest.raises(TypeError, match=r"^scale: got \(0.5, 'all'\), expected 2 numbers$"):
+        rded.configure(None, scale=(0.5, "all"))
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

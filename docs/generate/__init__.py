@@ -1,0 +1,45 @@
+"""Parts of the pages that are made from the code and the committed results, so that they cannot differ from them.
+
+A page has a line ``<!-- generated: NAME ARGUMENTS -->``; `expand` puts the part there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from docs.generate import commands, measured, reproduced, settings
+
+PARTS: dict[str, Callable[..., str]] = {
+    "commands": commands.every,
+    "ops": measured.ops,
+    "options": settings.options,
+    "presets": settings.presets,
+    "recipes": settings.recipes,
+    "reproductions": reproduced.names,
+    "run-options": settings.run_options,
+    "study": reproduced.study,
+    "table": reproduced.table,
+    "table-20-classes": reproduced.twenty_classes,
+}
+MARK = re.compile(r"^<!-- generated: (.+?) -->$", re.MULTILINE)
+
+
+def expand(text: str) -> str:
+    """The page with its generated parts.
+
+    Raises:
+        ValueError: a name that there is no part for.
+    """
+    return MARK.sub(lambda found: part(*found[1].split()), text)
+
+
+def part(name: str, *arguments: str) -> str:
+    """One generated part, Markdown.
+
+    Raises:
+        ValueError: there is no part of this name.
+    """
+    if name not in PARTS:
+        raise ValueError(f"generated: got {name!r}, expected one of {', '.join(sorted(PARTS))}")
+    return PARTS[name](*arguments)

@@ -1,0 +1,69 @@
+"""The command line's reference, from its parser."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from ddfast import cli
+from docs.generate.settings import table
+
+# described on the page of each method
+_APART = ("what is distilled",)
+Parser = argparse.ArgumentParser
+
+
+def every() -> str:
+    """A section for each command: what it is for, its usage and its options."""
+    return "\n\n".join(_section(words, parser) for words, parser in walk(parser()))
+
+
+def parser() -> Parser:
+    """The whole command line."""
+    made: Parser = cli._parser()
+    return made
+
+
+def walk(of: Parser, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Parser]]:
+    """Commands in order, those of ``distill`` once: they differ in their own options alone."""
+    for action in of._actions:
+        if not isinstance(action, argparse._SubParsersAction):
+            continue
+        names = {choice.dest for choice in action._choices_actions}
+        shown = [(name, one) for name, one in action.choices.items() if name in names]
+        for name, one in shown[:1] if words == ("distill",) else shown:
+            yield from walk(one, (*words, name)) if _has_commands(one) else [(_words(words, name), one)]
+
+
+def _has_commands(of: Parser) -> bool:
+    return any(isinstance(action, argparse._SubParsersAction) for action in of._actions)
+
+
+def _words(words: tuple[str, ...], name: str) -> tuple[str, ...]:
+    return (*words, "METHOD") if words == ("distill",) else (*words, name)
+
+
+def _section(words: tuple[str, ...], one: Parser) -> str:
+    title = f"## ddfast {' '.join(words)} {{#{words[0]}}}"
+    about = one.description or ""
+    if words[0] == "distill":
+        about = "distil a data set; the options of each method are on [its page](methods/index.md)"
+    parts = [title, about[:1].upper() + about[1:] + ("" if about.endswith(".") else ".")]
+    for group in one._action_groups:
+        if group.title in _APART:
+            continue
+        actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+        rows = [_row(action, one) for action in actions if action.dest != "help"]
+        if rows:
+            parts.append(table([group.title or "option", "what it is"], rows))
+    return "\n\n".join(parts)
+
+
+def _row(action: argparse.Action, one: Parser) -> list[str]:
+    names = ", ".join(f"`{name}`" for name in action.option_strings)
+    word = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
+    value = f" `{word}`" if action.nargs != 0 and not isinstance(action, argparse.BooleanOptionalAction) else ""
+    if action.choices is not None:
+        value = " " + ", ".join(f"`{choice}`" for choice in action.choices)
+    formatted = one._get_formatter()._expand_help(action) if action.help else ""
+    return [(names + value).strip(), formatted]

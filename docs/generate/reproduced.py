@@ -1,0 +1,51 @@
+"""Tables of papers and studies, from ``benchmarks/reproduced`` alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from ddfast.reproduce import REPRODUCTIONS, markdown
+from ddfast.studies import STUDIES
+from docs.generate.settings import table as rows_of
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "reproduced"
+
+
+def record(name: str) -> dict[str, Any]:
+    """A committed result.
+
+    Raises:
+        FileNotFoundError: none of this name is committed.
+    """
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def table(name: str) -> str:
+    """The table of a paper's row made again."""
+    return markdown(record(name))
+
+
+def study(name: str) -> str:
+    """All tables of a study."""
+    return markdown(record(name))
+
+
+def names() -> str:
+    """What ``ddfast reproduce`` takes."""
+    found = {**REPRODUCTIONS, **STUDIES}
+    return rows_of(["name", "what"], [[f"`{name}`", one.about] for name, one in sorted(found.items())])
+
+
+def twenty_classes() -> str:
+    """RDED on 20 classes of ImageNet."""
+    results = {(row["images"], row["labels"]): row["top1"] for row in record("rded-imagenet20-lite0")["results"]}
+    rows = [
+        [name, *(f"{100 * mean(found):.1f} ± {100 * stdev(found):.1f}" for found in
+                 (results[images, labels] for labels in ("hard", "soft")))]
+        for name, images in (("RDED", "distilled"), ("random pictures", "random-images"))
+    ]  # fmt: skip
+    return rows_of(["200 images", "hard labels", "soft labels (T = 20)"], rows)
