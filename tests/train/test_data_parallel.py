@@ -163,7 +163,7 @@ def test_ranks_hear_rank_0_and_share_a_batch_without_gaps(ranks: Launch) -> None
 def test_a_killed_rank_ends_the_others_at_once(three: Launch) -> None:
     assert three.codes == [3, 3, -9]
     assert all("another rank ended" in error for error in three.errors[:2])
-    assert three.waited < 10
+    assert three.waited < 60  # a lost one is given up after ten minutes
 
 
 def test_an_evaluation_by_ranks_that_torchrun_starts_again_is_that_of_one_process(two: Launch) -> None:
