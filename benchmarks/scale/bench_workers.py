@@ -113,17 +113,9 @@ def test_scoring(case: Any, bench_size: str, train: Path, scoring: Runs, report_
     size, name = SIZES[bench_size], f"{count} worker{'s' * (count > 1)}"
     record = case(
         lambda: scoring(count, score, (train, size), size.images),
-        labels=Labels(
-            "workers, rded",
-            "2 workers" if count == 2 else "1 worker",
-            "rded",
-            f"{size.images} pictures",
-            "float32",
-            "torch",
-        ),
-        work=Work(
-            size.images, "image", cores=max(COUNTS)
-        ),  # so wall time is quoted: a case's CPU clock sees no workers
+        labels=Labels("workers, rded", name, "rded", f"{size.images} pictures", "float32", "torch"),
+        # with several cores the wall time is quoted: the CPU clock of a case does not see the workers
+        work=Work(size.images, "image", cores=max(COUNTS)),
         check=lambda found: Check("files that differ", float(found != scoring.digests.get(1, found)), 0),
         warmup=False,
         rounds=3 if bench_size == "full" else 1,
