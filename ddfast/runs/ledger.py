@@ -34,8 +34,9 @@ from ddfast.runs.atomic import (
 from ddfast.runs.lease import CLOCK_SKEW, DEFAULT_EXPIRY, LeaseBook
 from ddfast.runs.task import DoneRecord, Task
 
-
 _NONE = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.EINVAL)  # no file, or something else of its name
+
+_FIRST_PAUSE = 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ class Ledger:
 
         Args:
             task: which.
-            poll: seconds between two looks while waiting.
+            poll: seconds between two looks while waiting, once a few shorter ones are over.
             on_wait: called once, before the first wait, with a line that says which task is waited for and who holds
                 it; the place to let go of memory.
 
@@ -244,6 +245,7 @@ class Ledger:
         """
         if task not in self.tasks:
             raise ValueError(f"task: got {task!r}, which is none of the {len(self.tasks)} tasks of this run")
+        pauses = _pauses(poll)
         while not self.completed(task):
             claimed = self._try(task)
             if claimed is not None:
@@ -251,7 +253,7 @@ class Ledger:
             if on_wait is not None and not self.completed(task):
                 on_wait(self.waiting_line(task))
                 on_wait = None
-            time.sleep(poll)
+            time.sleep(next(pauses))
         return None
 
     def busy(self, task: str) -> bool:
@@ -273,20 +275,22 @@ class Ledger:
         Args:
             wait: when only tasks held by other workers are left, wait for them, and take over those whose worker dies.
                 False: stop instead.
-            poll: seconds between two looks while waiting.
+            poll: seconds between two looks while waiting, once a few shorter ones are over.
             wanted: asked before each look; the first False ends it, as if no task were left.
 
         Yields:
             `Task` objects; use each as a context manager before taking the next.
         """
+        pauses = _pauses(poll)
         while wanted is None or wanted():
             task = self.claim_next()
             if task is not None:
                 yield task
+                pauses = _pauses(poll)
             elif not wait or self.finished():
                 return
             else:
-                time.sleep(poll)
+                time.sleep(next(pauses))
 
     def completed(self, task: str, *, checksums: bool = False) -> bool:
         """True if ``task`` has a done record and its files are there with the recorded sizes (and contents).
@@ -451,3 +455,11 @@ class Ledger:
             path.mkdir(exist_ok=True)  # a run whose folder was removed does not come back
         except OSError as error:
             raise explain(error, path, "making the folder") or error from error
+
+
+def _pauses(longest: float) -> Iterator[float]:
+    """Seconds to sleep between looks: what is waited for is often nearly done."""
+    pause = min(_FIRST_PAUSE, longest)
+    while True:
+        yield pause
+        pause = min(2 * pause, longest)
