@@ -27,7 +27,7 @@ def expect(fact: bool, what: str) -> None:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line as it was installed."""
-    done = subprocess.run([str(PROGRAM), *arguments], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([str(PROGRAM), *arguments], capture_output=True, text=True, timeout=300)
     expect(done.returncode == 0, f"ddfast {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
     return done
 
