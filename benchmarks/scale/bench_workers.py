@@ -1,4 +1,4 @@
-"""One run by one and by two workers of one thread each: RDED's scoring.
+"""One run by one and by two workers of one thread each: RDED's scoring, and experts.
 
     OMP_NUM_THREADS=1 pytest benchmarks/scale/bench_workers.py --benchmark-enable --bench-size full
 
@@ -23,9 +23,13 @@ import ddfast
 from benchmarks.methods.rded_pair import link_classes
 from benchmarks.records import Labels
 from benchmarks.scale.workers import Worked, timed_workers
+from benchmarks.train.bench_trajectory import MACS_TRAINING, _pictures
 from ddfast.bench.floor import Work
 from ddfast.bench.measured import Check
 from ddfast.nets import imagenet_wnids, load_observer
+from ddfast.nets.flat_convnet import FlatConvNet
+from ddfast.runs import identify_worker
+from ddfast.train.experts import ExpertConfig, train_experts
 
 COUNTS = (1, 2)
 
@@ -57,6 +61,33 @@ def score(out: Path, shard: str | None, progress: Callable[[int], None], given: 
         "rded", train, observer=observer, out=out, shard=shard, ipc=1, factor=2, mipc=size.mipc, num_crop=size.crops,
         size=size.side, engine="torch", workers=0, check_classes=False, quiet=True, batch_images=4,
         on_progress=lambda event: progress(event.done),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Experts:
+    """How many, pictures each is trained on for one epoch, width of the network."""
+
+    experts: int
+    images: int
+    width: int
+
+
+EXPERTS = {"smoke": Experts(8, 512, 32), "medium": Experts(8, 512, 128), "full": Experts(16, 1024, 128)}
+
+
+def train_some(out: Path, shard: str | None, progress: Callable[[int], None], size: Experts) -> None:
+    """A worker's part of MTT's experts; its pieces are experts."""
+    images, labels = (part[: size.images] for part in _pictures())
+    done: list[int] = []
+
+    def one_more(number: int) -> None:
+        done.append(number)
+        progress(len(done))
+
+    train_experts(
+        FlatConvNet(width=size.width), images, labels, ExpertConfig(size.experts, 1), out, pictures="first",
+        worker=identify_worker(shard), quiet=True, on_expert=one_more,
     )  # fmt: skip
 
 
@@ -123,3 +154,26 @@ def test_scoring(case: Any, bench_size: str, train: Path, scoring: Runs, report_
     )
     if record is not None and len(scoring.worked) == len(COUNTS):
         report_line(scoring.line("RDED scoring", "image"))
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("training"))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_experts(case: Any, bench_size: str, training: Runs, report_line: Any, count: int) -> None:
+    size, name = EXPERTS[bench_size], f"{count} worker{'s' * (count > 1)}"
+    shape = f"{size.experts} experts, {size.images} pictures each"
+    flops = 2 * MACS_TRAINING * (size.width / 128) ** 2 * size.images * size.experts
+    record = case(
+        lambda: training(count, train_some, size, size.experts),
+        labels=Labels("workers, experts", name, "train_experts", shape, "float32", "torch"),
+        work=Work(size.images * size.experts, "image", flops=flops, cores=max(COUNTS)),
+        check=lambda found: Check("files that differ", float(found != training.digests.get(1, found)), 0),
+        warmup=False,
+        rounds=3 if bench_size == "full" else 1,
+        notes=lambda: training.notes(count, "expert"),
+    )
+    if record is not None and len(training.worked) == len(COUNTS):
+        report_line(training.line("experts", "expert"))
