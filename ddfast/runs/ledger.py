@@ -265,7 +265,7 @@ class Ledger:
         holder = self._book.holder(task)
         machine, _, pid = holder.rpartition(":")[0].rpartition(":")
         whose = f"process {pid} on {machine}" if pid else "another worker"
-        return f"{self.root}: waiting for task {task}, which {whose} has; it is taken over from there if that one ends"
+        return f"{self.root}: waiting for task {task}, held by {whose}; should that one end, this one goes on with it"
 
     def claims(
         self, *, wait: bool = True, poll: float = 1.0, wanted: Callable[[], bool] | None = None
