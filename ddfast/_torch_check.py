@@ -119,7 +119,7 @@ class _Inert:
         return
 
 
-class _Dict(dict):
+class _Dict(dict[Any, Any]):
     """Stands for an OrderedDict, whose attributes do not matter."""
 
     def __setstate__(self, state: Any) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -155,7 +156,7 @@ def _read_digits(path: Path) -> NDArray[np.int64]:
     return table
 
 
-def _read_member(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray:
+def _read_member(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray[Any]:
     try:
         array = np.asarray(archive[key])
     except NPZ_DAMAGE as error:
@@ -165,7 +166,7 @@ def _read_member(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray
     return array
 
 
-def _check_images(images: NDArray) -> NDArray[np.uint8]:
+def _check_images(images: NDArray[Any]) -> NDArray[np.uint8]:
     if images.dtype != np.uint8:
         raise TypeError(f"images: got dtype {images.dtype}, expected uint8 with values 0..255")
     if images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3)):
@@ -176,7 +177,7 @@ def _check_images(images: NDArray) -> NDArray[np.uint8]:
     raise ValueError(f"images: got shape {images.shape}, expected [N, H, W, 3] or grey [N, H, W]{hint}")
 
 
-def _check_labels(labels: NDArray, count: int) -> NDArray[np.int64]:
+def _check_labels(labels: NDArray[Any], count: int) -> NDArray[np.int64]:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != (count,):

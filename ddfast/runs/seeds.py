@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import operator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -227,7 +228,7 @@ def _as_integer(name: str, value: object) -> int:
         raise TypeError(f"{name}: got {value!r} ({type(value).__name__}), expected an integer") from None
 
 
-def _as_integers(name: str, value: ArrayLike, *, low: int) -> NDArray:
+def _as_integers(name: str, value: ArrayLike, *, low: int) -> NDArray[Any]:
     array = np.asarray(value)
     if array.size == 0 and array.dtype == np.float64:  # numpy's type of an empty list
         array = array.astype(np.int64)

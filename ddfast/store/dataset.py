@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 KINDS = ("pil", "tensor")
 
 
-class DistilledDataset(Dataset):
+class DistilledDataset(Dataset[tuple[Any, int]]):
     """(image, label) pairs with the attributes that torchvision's data sets have.
 
     Args:

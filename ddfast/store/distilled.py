@@ -203,7 +203,7 @@ class DistilledSet:
     def dataloader(
         self, batch_size: int = 50, *, augment: bool = True, shuffle: bool = True, stage: int | None = None,
         only: bool = False, **options: Any,
-    ) -> DataLoader:  # fmt: skip
+    ) -> DataLoader[tuple[Tensor, Tensor]]:  # fmt: skip
         """A ready ``DataLoader`` of (images float32 [n, 3, H, W] normalised, labels int64 [n]).
 
         Pixels are normalised as the manifest says (ImageNet's statistics where it says nothing). Augmentation is the

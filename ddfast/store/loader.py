@@ -14,7 +14,7 @@ from ddfast import ops
 from ddfast._types import IMAGENET, Normalization
 
 
-class BatchDataset(Dataset):
+class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
     """(image float32 [3, H, W] normalised, label) of a set that stays in memory; whole batches are made at once.
 
     Args:
@@ -95,7 +95,7 @@ def make_loader(
     augment: bool = True,
     shuffle: bool = True,
     **options: Any,
-) -> DataLoader:
+) -> DataLoader[tuple[Tensor, Tensor]]:
     """See `DistilledSet.dataloader`.
 
     Raises:

@@ -15,7 +15,7 @@ from ddfast.train.augment import render
 from ddfast.train.replay import Replay
 
 
-class SoftLabelDataset(Dataset):
+class SoftLabelDataset(Dataset[tuple[Tensor, Tensor | TopKLabels]]):
     """The batches of one epoch after the other: item b is batch b, its views made again and their stored labels.
 
     ::
@@ -88,12 +88,12 @@ class SoftLabelDataset(Dataset):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | TopKLabels]]:
         return (self[step] for step in range(len(self)))
 
-    def dataloader(self, **options: Any) -> DataLoader:
+    def dataloader(self, **options: Any) -> DataLoader[tuple[Tensor, Tensor | TopKLabels]]:
         """A ``DataLoader`` over the batches in order; ``options`` such as ``num_workers`` are its own."""
         return DataLoader(self, batch_size=None, shuffle=False, **options)
 
 
-class ImageLabelDataset(Dataset):
+class ImageLabelDataset(Dataset[tuple[Any, Tensor]]):
     """(image, logits float32 [C]) of each image, for labels of plain images; any sampler and batch size will do.
 
     Args:

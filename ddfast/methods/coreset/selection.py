@@ -80,7 +80,7 @@ def k_center(features: Features, count: int) -> Picks:
     return picks, at
 
 
-def squared_distances(features: Features, point: NDArray) -> NDArray[np.float64]:
+def squared_distances(features: Features, point: NDArray[np.floating]) -> NDArray[np.float64]:
     """float64 [n] from each row to ``point`` [d]."""
     target = np.asarray(point, dtype=np.float64)
     out = np.empty(len(features))

@@ -54,7 +54,7 @@ def loss_to_margin(loss: Tensor) -> Tensor:
     return torch.where(value > 40, value, value.clamp(max=40).expm1().log())
 
 
-def box_tensors(boxes: NDArray[np.int32], index: NDArray) -> tuple[Tensor, Tensor]:
+def box_tensors(boxes: NDArray[np.int32], index: NDArray[np.integer]) -> tuple[Tensor, Tensor]:
     """Boxes [n, 4] and picture index [n] as int32 tensors."""
     rows = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.int32))
     return rows, torch.from_numpy(np.ascontiguousarray(index, dtype=np.int32))

@@ -50,7 +50,7 @@ class _Scores:
     before: dict[int, NDArray[np.float64]] = field(default_factory=dict)
 
 
-def margin_to_loss(t: NDArray) -> NDArray[np.float64]:
+def margin_to_loss(t: NDArray[np.floating]) -> NDArray[np.float64]:
     """``loss = log1p(exp(t))`` without overflow."""
     return np.logaddexp(0.0, np.asarray(t, dtype=np.float64))
 
@@ -75,7 +75,9 @@ def open_crops(t: NDArray[np.float64], delta: NDArray[np.float64], keep: int) ->
     return result
 
 
-def _overlaps(lower: NDArray, upper: NDArray, candidate: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _overlaps(
+    lower: NDArray[np.floating], upper: NDArray[np.floating], candidate: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """Which candidates' intervals touch another candidate's."""
     rows = np.flatnonzero(candidate)
     order = rows[np.argsort(lower[rows], kind="stable")]
