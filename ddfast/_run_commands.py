@@ -24,6 +24,7 @@ def add_runs(commands: Any, command: Callable[..., argparse.ArgumentParser]) -> 
     text = "free tasks that failed or whose worker died, for the run's next worker"
     again = command(commands, "retry", _retry, help=text)
     again.add_argument("--task", metavar="NAME", help="this one, even if it is done; a name that status --tasks shows")
+    again.add_argument("--verify", action="store_true", help="also free finished tasks whose files were changed")
     clean = command(commands, "clean", _clean, help="remove what killed processes left in a run")
     for one in (status, again, clean):
         one.add_argument("folder", type=Path, metavar="RUN", help="output folder of a run")
@@ -90,7 +91,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _retry(arguments: argparse.Namespace) -> int:
     from ddfast.runs.upkeep import retry
 
-    names = retry(arguments.folder, arguments.task)
+    names = retry(arguments.folder, arguments.task, verify=arguments.verify)
     hint = "; start the run again with --resume, unless its workers are still at it" if names else ""
     print(f"{len(names)} tasks freed{hint}")
     print("".join(f"  {name}\n" for name in names), end="")

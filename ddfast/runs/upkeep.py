@@ -26,7 +26,12 @@ class Cleaned:
 
 
 def retry(
-    root: Path, task: str | None = None, *, expiry: float = DEFAULT_EXPIRY, clock_skew: float = CLOCK_SKEW
+    root: Path,
+    task: str | None = None,
+    *,
+    verify: bool = False,
+    expiry: float = DEFAULT_EXPIRY,
+    clock_skew: float = CLOCK_SKEW,
 ) -> list[str]:
     """Make tasks free for the next worker that comes by, and forget their failures.
 
@@ -34,6 +39,8 @@ def retry(
         root: folder of the run.
         task: this one, whatever became of it, also if it is done: it will be done anew, though its files stay until
             then. Named as in an overview, such as ``experts/expert-00003``. None for all that failed or expired.
+        verify: also those that are done but whose files are missing or no longer have the size and SHA-256 that were
+            recorded; every file is read. Not with ``task``.
         expiry, clock_skew: as of the run's workers.
 
     Returns:
@@ -48,6 +55,7 @@ def retry(
     }
     if task is None:
         names = [name for name, (_, view) in known.items() if view.state in ("failed", "expired")]
+        names += [name for ledger in overview.ledgers if verify for name in _damaged(root, ledger.name)]
     elif task not in known:
         some = ", ".join(list(known)[:3])
         raise RunError(f"{root}: no task {task!r} among the {len(known)} of this run, which are named like {some}")
@@ -57,6 +65,13 @@ def retry(
         ledger, view = known[name]
         _free(root / ledger, view, expiry, clock_skew)
     return names
+
+
+def _damaged(root: Path, ledger: str) -> list[str]:
+    """Tasks that are done but whose files are not what they were."""
+    run = description.read_run(root / ledger)
+    one = Ledger(root / ledger, run["tasks"], expiry=DEFAULT_EXPIRY, clock_skew=CLOCK_SKEW)
+    return [qualified(ledger, task) for task in one.invalid(checksums=True)]
 
 
 def _free(root: Path, view: TaskView, expiry: float, clock_skew: float) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ddfast.methods import _problem
 from tests.runs.failure_driver import Tally, torment
 from tests.runs.failure_phases import PHASES
 
@@ -31,6 +32,26 @@ def test_killed_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
     tallies = tormented(tmp_path, DAILY, 0)
     assert [fault for tally in tallies for fault in tally.faults] == []
     assert {tally.phase: tally.kills for tally in tallies} == DAILY
+
+
+@pytest.mark.parametrize("name", ["idc", "pdd"])
+def test_a_set_whose_worker_ended_before_it_drew_the_set_gets_its_picture(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = _problem.atomic_write_bytes
+
+    def ending(path: Path, data: bytes) -> None:
+        if path.name == "contact_sheet.png":
+            raise KeyboardInterrupt
+        write(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_problem, "atomic_write_bytes", ending)
+        with pytest.raises(KeyboardInterrupt):
+            PHASES[name].run(tmp_path / "set")
+    assert (tmp_path / "set" / "manifest.json").exists()
+    PHASES[name].run(tmp_path / "set")
+    assert (tmp_path / "set" / "contact_sheet.png").exists()
 
 
 @pytest.mark.nightly

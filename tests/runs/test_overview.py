@@ -175,6 +175,26 @@ def test_retry_frees_failed_and_dead_tasks_and_redoes_a_done_one(tmp_path: Path)
         again.finish()
 
 
+def test_retry_verifies_the_files_of_finished_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, inner = tmp_path / "run", tmp_path / "run" / "experts"
+    for place in (root, inner):
+        with Ledger.create(place, ["a", "b"], {}, outputs=("*",)) as ledger:
+            for task in ledger.claims():
+                with task:
+                    task.write_bytes(f"{task.id}.bin", b"right")
+                    task.complete()
+            if place == root:
+                ledger.finish()
+        assert main(["retry", str(root), "--verify"]) == 0
+        assert capsys.readouterr().out == "0 tasks freed\n"
+    (root / "b.bin").write_bytes(b"wrong")
+    (inner / "a.bin").write_bytes(b"wrong")
+    assert retry(root) == []
+    assert retry(root, verify=True) == ["b", "experts/a"]
+    assert states(root) == {"a": "done", "b": "waiting"}
+    assert states(inner) == {"a": "waiting", "b": "done"}
+
+
 def test_clean_takes_only_what_dead_processes_left(tmp_path: Path) -> None:
     root = tmp_path / "run"
     with make(root) as ledger:

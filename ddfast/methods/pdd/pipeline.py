@@ -34,7 +34,6 @@ from ddfast.methods.pdd.starts import FreshStarts, Lesson, Transition, keep_orig
 from ddfast.runs import TIMINGS_FILE, Ledger, RunError, Task, Timings, open_ledger, refuse_occupied
 from ddfast.runs.folder import DEFAULT_OUTPUTS
 from ddfast.runs.sharing import teller, unless
-from ddfast.store.manifest import MANIFEST_FILE
 from ddfast.train.matching import Matcher, MatchingData, Starts
 from ddfast.train.trajectories import EXPERTS_FILE
 
@@ -243,8 +242,6 @@ class _Run:
 
     def _write(self) -> None:
         config, parts = self.config, self.parts
-        if (self.out / MANIFEST_FILE).exists():
-            return
         lrs = [part.lr for part in parts]
         recipes = [self.base.recipe(lr) for lr in lrs]
         names = set.intersection(*(set(part.extras) for part in parts))
