@@ -8,10 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from docs.generate import commands, measured, reproduced, settings
+from docs.generate import commands, included, measured, reproduced, settings
 
 PARTS: dict[str, Callable[..., str]] = {
+    "changelog": included.changelog,
     "commands": commands.every,
+    "deprecation": included.deprecation,
+    "examples": included.examples,
     "ops": measured.ops,
     "options": settings.options,
     "presets": settings.presets,

@@ -31,4 +31,6 @@ def on_page_content(content: str, **_: Any) -> str:
 def _formula(found: re.Match[str]) -> str:
     kind, text = found[1], html.unescape(found[2]).strip()
     made = convert(text, display="block" if kind == "div" else "inline")
+    if "\\" in made:
+        raise ValueError(f"formula: {text!r} has a command that latex2mathml does not know, in {made!r}; avoid it")
     return f'<{kind} class="formula">{made}</{kind}>'
