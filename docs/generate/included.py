@@ -1,0 +1,42 @@
+"""Parts of other files of the repository: the changelog, a section of CONTRIBUTING, the list of examples."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from docs.generate.settings import table
+
+ROOT = Path(__file__).resolve().parents[2]
+_LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]+\)")
+
+
+def changelog() -> str:
+    """All entries, one level deeper."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    entries = text[text.index("\n## ") :].strip()
+    return _plain(re.sub(r"^#", "##", entries.replace("[Unreleased]", "Unreleased"), flags=re.MULTILINE))
+
+
+def deprecation() -> str:
+    """What changes of public names go through."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    title = "## To change what is public\n"
+    section = text.split(title)[1].split("\n## ")[0]
+    return _plain(section[section.index("From 1.0 on") :].strip())
+
+
+def examples() -> str:
+    """Name and first sentence of every example."""
+    rows = []
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        first, _, rest = about.partition("\n\n")
+        rows.append([f"`examples/{path.name}`", " ".join(first.split()), " ".join(rest.split())])
+    return table(["script", "what it shows", "what it prints and checks"], rows)
+
+
+def _plain(text: str) -> str:
+    """Without links into the repository, which the pages do not hold."""
+    return _LINK.sub(r"\1", text)
