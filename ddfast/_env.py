@@ -7,7 +7,7 @@
 ``DDFAST_ISA``              ``v3`` or ``v4``: instruction set of native kernels (default: the best the processor has)
 ``DDFAST_NATIVE``           ``0`` ignores the native modules, as if they had not been built
 ``DDFAST_MAX_IMAGE_PIXELS`` largest height * width of a picture that is decoded (default: 89478485 as Pillow,
-                            256 MiB of RGB)
+                            256 MiB of RGB; Pillow's own limit, twice that, stays as it is)
 =========================== ===================================================================================
 """
 

@@ -6,10 +6,12 @@ and JSON comes in through `read_json`, which ends with a ValueError whatever the
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -59,23 +61,63 @@ def path_inside(root: str | os.PathLike[str], name: object, what: str) -> Path:
     return path
 
 
-def read_json(path: str | os.PathLike[str], limit: int = MAX_JSON_BYTES) -> Any:
+def read_json(path: str | os.PathLike[str], limit: int = MAX_JSON_BYTES, *, follow: bool = False) -> Any:
     """The value in a JSON file.
 
     Args:
         path: the file.
         limit: how many bytes it may have.
+        follow: whether it may be a link: where the user named the file itself.
 
     Raises:
         ValueError: not JSON, too large or too deep; NaN, infinities or integers beyond 40 digits in it.
         OSError: it cannot be read.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise ValueError(f"{os.fspath(path)}: has {size} bytes, expected at most {limit}")
-        data = file.read(limit + 1)
-    return parse_json(data)
+    return parse_json(read_bytes(path, limit, follow=follow))
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int, *, follow: bool = True) -> bytes:
+    """The contents of a file of at most ``limit`` bytes; a pipe is not waited for, nor, without ``follow``, a link
+    taken.
+
+    Raises:
+        ValueError: it is larger.
+        OSError: it cannot be read, or is no file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "is a link; copy what it stands for into its place", os.fspath(path)) from error
+    with open(handle, "rb", buffering=0) as file:  # refuses folders
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "is no file", os.fspath(path))
+        if found.st_size > limit:
+            raise ValueError(f"{os.fspath(path)}: has {found.st_size} bytes, expected at most {limit}")
+        return file.read()
+
+
+def read_lines(path: str | os.PathLike[str], limit: int = 1 << 28) -> list[str]:
+    """Lines of a UTF-8 text file.
+
+    Raises:
+        ValueError: it is larger than ``limit`` bytes or no text.
+        OSError: it cannot be read.
+    """
+    try:
+        return read_bytes(path, limit).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{os.fspath(path)}: is no UTF-8 text ({error})") from error
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Raises OSError unless there is a file, which a pipe (for which a reader waits) is not."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "is no file", os.fspath(path))
 
 
 def parse_json(data: bytes | str) -> Any:

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddfast._outside import check_file
 from ddfast._torch_check import check_torch_file
 
 # what zipfile, pickle, torch and safetensors make of damaged files
 _DAMAGE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
-    AssertionError, MemoryError, ImportError, struct.error, zipfile.BadZipFile, zlib.error,
+    AssertionError, ImportError, struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -36,6 +37,7 @@ def read_torch(path: str | Path, *, allowed: Sequence[Any] = (), map_location: t
         ValueError: it is damaged, or holds something else than plain tensors and values.
     """
     file = Path(path)
+    check_file(file)
     try:
         check_torch_file(file)
         with torch.serialization.safe_globals(list(allowed)):
@@ -55,7 +57,8 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor
     """
     from safetensors import SafetensorError, safe_open
 
-    with open(path, "rb"):  # safetensors reports a folder and a missing permission as damage
+    check_file(path)
+    with open(path, "rb"):  # safetensors reports a missing permission as damage
         pass
     try:
         with safe_open(str(path), "pt") as content:

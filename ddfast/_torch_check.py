@@ -27,6 +27,19 @@ _STORAGES = {
 _REFUSED_CODES = frozenset({0x82, 0x83, 0x84, 0x96, 0x97, 0x98})
 
 
+class _Reader:
+    """A file that gives no room for lengths beyond its own."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file, self._size = file, size
+        self.readline = file.readline
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self._size:
+            raise FileRefusedError(f"an entry of {count} bytes")
+        return self._file.read(count)
+
+
 class FileRefusedError(ValueError):
     """A file of tensors whose contents do not add up."""
 
@@ -79,6 +92,7 @@ def _check_old(file: IO[bytes], size: int) -> None:
     checker = _Checker(file, None, size)
     content = checker.load()
     _check_objects(content)
+    _Checker(file, None, size).load()
     if checker.stored > size:
         raise FileRefusedError(f"its storages have {checker.stored} bytes, the file {size}")
 
@@ -130,7 +144,7 @@ class _Checker(pickle._Unpickler):  # type: ignore[name-defined,misc]  # not the
     dispatch = {code: run for code, run in pickle._Unpickler.dispatch.items() if code not in _REFUSED_CODES}  # type: ignore[attr-defined]  # noqa: RUF012
 
     def __init__(self, file: Any, records: Mapping[str, int] | None, size: int) -> None:
-        super().__init__(file, encoding="utf-8")
+        super().__init__(_Reader(file, size), encoding="utf-8")
         self._records, self._size = records, size
         self._known: dict[str, int] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def open_npz(path: Path, split: str = "train") -> ArraySource:
                 names_key = next((k for k in _NPZ_CLASS_KEYS if k in found), None)
                 images = _read_member(archive, image_key, path)
                 labels = _read_member(archive, label_key, path)
-                names = None if names_key is None else [str(n) for n in _read_member(archive, names_key, path)]
+                names = None if names_key is None else _names(_read_member(archive, names_key, path), path)
                 return ArraySource(
                     images, labels, names, name=path.stem if split == "train" else f"{path.stem}:{split}"
                 )
@@ -160,10 +161,21 @@ def _read_member(archive: np.lib.npyio.NpzFile, key: str, path: Path) -> NDArray
     try:
         array = np.asarray(archive[key])
     except NPZ_DAMAGE as error:
-        raise ValueError(f"{path}: array {key!r} is damaged or holds Python objects ({error})") from error
+        raise ValueError(f"{path}: array {key!r} holds Python objects, or is damaged ({error})") from error
     if array.dtype.hasobject or array.dtype.fields is not None:
         raise ValueError(f"{path}: array {key!r} holds Python objects, expected plain numbers or text")
     return array
+
+
+def _names(array: NDArray[Any], path: Path) -> list[str]:
+    """Class names; numpy passes on whatever a file holds for characters."""
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        raise ValueError(f"{path}: class names: got {array.dtype} {list(array.shape)}, expected a list of text")
+    if array.dtype.kind == "U" and array.dtype.itemsize:
+        codes = array.astype(array.dtype.newbyteorder("=")).view(np.uint32)
+        if codes.max(initial=0) > sys.maxunicode:
+            raise ValueError(f"{path}: class names: got what is no character, expected text")
+    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in array]
 
 
 def _check_images(images: NDArray[Any]) -> NDArray[np.uint8]:

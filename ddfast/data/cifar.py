@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ddfast._outside import read_lines
 from ddfast.data.arrays import ArraySource
 
 _PLANE = 32 * 32
@@ -104,7 +105,7 @@ def _read_binary(files: list[Path], label_bytes: int) -> tuple[NDArray[np.uint8]
 def _read_names(file: Path) -> list[str] | None:
     if not file.is_file():
         return None
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in read_lines(file) if line.strip()]
 
 
 def _open_torchvision(kind: str, place: Path, split: str, suffix: str) -> ArraySource:

@@ -173,7 +173,7 @@ def _to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
     if picture.mode.startswith("I"):  # 16-bit grey: keep the upper 8 bits instead of clipping everything to white
         wide = np.clip(np.asarray(picture).astype(np.int64), 0, 0xFFFF)
         return np.repeat((wide >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(picture.convert("RGB"))
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))  # which would copy RGB too
 
 
 def _orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -9,11 +10,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ddfast._outside import is_safe_path
+from ddfast._env import max_image_pixels
+from ddfast._outside import is_safe_path, read_bytes, read_lines
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 _SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
 _ANNOTATIONS = "val_annotations.txt"
+_MORE = 64 << 20  # bytes of a file beside its pixels, such as a profile
 
 
 class SourceWarning(UserWarning):
@@ -55,8 +58,7 @@ class FolderSource:
 
     def load(self, label: int, position: int) -> bytes:
         path = os.path.join(self._root, self.class_names[label], self._listing(label)[position])
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
+        return _read(path)
 
     def fingerprint(self) -> str:
         """SHA-256 over class names and sample ids.
@@ -104,7 +106,8 @@ class TinyValSource:
     def __init__(self, folder: str | Path) -> None:
         self._folder = Path(folder)
         files: dict[str, list[str]] = {}
-        for number, line in enumerate((self._folder / _ANNOTATIONS).read_text(encoding="utf-8").splitlines(), 1):
+        seen: set[str] = set()
+        for number, line in enumerate(read_lines(self._folder / _ANNOTATIONS), 1):
             if not line.strip():
                 continue
             fields = line.split("\t")
@@ -114,6 +117,11 @@ class TinyValSource:
                 )
             if not is_safe_path(fields[0]) or "/" in fields[0]:
                 raise ValueError(f"{self._folder / _ANNOTATIONS}: line {number} names {fields[0]!r}, expected a file")
+            if fields[0] in seen:
+                raise ValueError(
+                    f"{self._folder / _ANNOTATIONS}: line {number} names {fields[0]!r} again, expected once"
+                )
+            seen.add(fields[0])
             files.setdefault(fields[1], []).append(fields[0])
         self.class_names = _tiny_classes(self._folder.parent) or tuple(sorted(files))
         unknown = sorted(set(files) - set(self.class_names))
@@ -128,7 +136,7 @@ class TinyValSource:
         return f"{self.class_names[label]}/{self._files[label][position]}"
 
     def load(self, label: int, position: int) -> bytes:
-        return (self._folder / "images" / self._files[label][position]).read_bytes()
+        return _read(str(self._folder / "images" / self._files[label][position]))
 
     def fingerprint(self) -> str:
         """SHA-256 over class names and sample ids, as that of `FolderSource`."""
@@ -215,6 +223,14 @@ def _list_pictures(folder: Path) -> tuple[str, ...]:
     return tuple(files)
 
 
+def _read(path: str) -> bytes:
+    """A picture's file; OSError where it is larger than any picture within the limit, or no file."""
+    try:
+        return read_bytes(path, 4 * max_image_pixels() + _MORE)
+    except ValueError as error:
+        raise OSError(errno.EFBIG, str(error), path) from error
+
+
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Folders with their files; links are followed, but a folder is entered once, whatever leads to it: links to one
     above would go on for ever."""
@@ -238,7 +254,7 @@ def _names_digest(class_names: Sequence[str], files: Iterable[Sequence[str]]) ->
 
 def _tiny_classes(root: Path) -> tuple[str, ...]:
     if (root / "wnids.txt").is_file():
-        return tuple(sorted((root / "wnids.txt").read_text(encoding="utf-8").split()))
+        return tuple(sorted({word for line in read_lines(root / "wnids.txt") for word in line.split()}))
     if (root / "train").is_dir():
         return tuple(sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir()))
     return ()

@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 # what zipfile and numpy make of damaged files
 NPZ_DAMAGE = (
     ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, RuntimeError, SyntaxError,
-    MemoryError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _BOMB_BYTES = 1 << 28
 _BOMB_RATIO = 100  # pictures of digits shrink to a tenth; a file of nothing but zeros to a thousandth

@@ -238,7 +238,7 @@ def _evaluate(
     if options.group is not None and not options.group.leads:
         return Evaluation(report, page)
     atomic_write_bytes(out / "report.json", report_bytes(report))
-    atomic_write_bytes(out / "report.html", page.encode())
+    atomic_write_bytes(out / "report.html", page.encode(errors="backslashreplace"))
     drop_cache(out)
     for subject in subjects:
         drop_meeting(_kept_teacher(out, subject))

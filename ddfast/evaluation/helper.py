@@ -16,6 +16,7 @@ def main() -> int:
     """Works until nothing is left; the parent reports what goes wrong in a task when it takes the task itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
     end_with_parent(parent=int(sys.argv[1]))
+    # a pipe that only the process that started this one writes to: the plan was an object there a moment ago
     plan, out = pickle.load(sys.stdin.buffer)
     if not isinstance(plan, Plan):
         raise TypeError(f"got {type(plan).__name__} on standard input, expected a plan")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddfast._outside import read_json
 from ddfast.evaluation.inputs import Sets
 from ddfast.runs.timings import TIMINGS_FILE
 from ddfast.store import DistilledSet
@@ -88,7 +88,7 @@ def _times(folder: Path | None) -> tuple[dict[str, float], float]:
 def _entries(path: Path) -> list[tuple[str, float, float]]:
     """Part, wall and CPU seconds; a file that cannot be read counts as none, since it decides nothing."""
     try:
-        entries = json.loads(path.read_bytes())["parts"]
+        entries = read_json(path)["parts"]
         return [(str(entry["part"]), float(entry["wall"]), float(entry["cpu"])) for entry in entries]
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -66,7 +66,7 @@ def read_checked(path: str | Path, validate: Callable[..., dict[str, Any]]) -> d
     file = Path(path)
     file = file / "report.json" if file.is_dir() else file
     try:
-        content = read_json(file)
+        content = read_json(file, follow=True)
     except ValueError as error:
         raise ValueError(f"{file}: not JSON ({error})") from error
     return validate(content, where=str(file))
@@ -80,7 +80,7 @@ def report_bytes(report: Mapping[str, Any]) -> bytes:
 
 def json_bytes(report: Mapping[str, Any]) -> bytes:
     """A valid report as a file's contents."""
-    return (json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    return (json.dumps(report, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def validate_report(report: Any, where: str = "report") -> dict[str, Any]:

@@ -123,9 +123,11 @@ class Task:
 
         Raises:
             ValueError: ``name`` is absolute, leaves the folder, or is one of the ledger's own files.
-            RunError: the disk is full or read-only.
+            RunError: the disk is full or read-only, or a link stands where the file's folder should be.
         """
         path = self.ledger.root / check_name(name)
+        if "/" in name and has_link(self.ledger.root, name.rpartition("/")[0]):
+            raise RunError(f"{path.parent}: is reached by a link, expected a folder of this run; remove the link")
         temporary = stage_bytes(path, data)
         if name in self._staged:
             discard([self._staged[name][0]])

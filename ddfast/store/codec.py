@@ -122,7 +122,7 @@ def decode_image(data: bytes, name: str = "image", size: tuple[int, int] | None 
     try:
         with Image.open(io.BytesIO(data), formats=PICTURE_FORMATS) as picture:
             _check_size(picture.height, picture.width, name, size)
-            return np.array(picture.convert("RGB"))
+            return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except ImageSizeError:
         raise
     except PILLOW_ERRORS as error:

@@ -76,7 +76,7 @@ def write_ddranking(distilled: DistilledSet, out: Path, *, dataset: str | None =
     save_rate(distilled, out / "lr.pt")
     if "soft_logits" in distilled.extras:
         torch.save(distilled.extras["soft_logits"][order][:, classes].float(), out / "soft_labels.pt")
-    (out / "ddranking.yaml").write_text(_yaml(name, model, distilled), encoding="utf-8")
+    (out / "ddranking.yaml").write_text(_yaml(name, model, distilled), "utf-8", "backslashreplace")
 
 
 def _class_order(distilled: DistilledSet, dataset: str) -> list[int]:

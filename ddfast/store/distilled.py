@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ddfast._outside import as_text
 from ddfast._temporary import temporary_name
 from ddfast._types import Normalization
 from ddfast.store.codec import ImageFormat
@@ -118,10 +119,11 @@ class DistilledSet:
             return None
         stages = torch.tensor(found, dtype=torch.int64)
         last = int(stages.max()) if len(stages) else -1
-        if stages.shape != self.labels.shape or stages.unique().tolist() != list(range(last + 1)):
+        fits = stages.shape == self.labels.shape and last < len(stages)
+        if not fits or stages.unique().tolist() != list(range(last + 1)):
             raise ValueError(
-                f"manifest: stages: got {len(stages)} entries with {sorted(set(found))} for {len(self)} images, "
-                "expected the stage of each, from 0 without a gap"
+                f"manifest: stages: got {len(stages)} entries with {as_text(sorted(set(found)))} for {len(self)} "
+                "images, expected the stage of each, from 0 without a gap"
             )
         return stages
 
@@ -306,7 +308,7 @@ class DistilledSet:
             raise FileNotFoundError(
                 f"{root}: no such folder, expected one with {MANIFEST_FILE} or one folder per class"
             )
-        if (root / MANIFEST_FILE).exists():
+        if os.path.lexists(root / MANIFEST_FILE):
             return cls._load_described(root, read_manifest(root / MANIFEST_FILE))
         if (root / RUN_FILE).exists():
             raise ValueError(

@@ -77,7 +77,8 @@ def write_imagefolder(distilled: DistilledSet, out: Path, *, jpeg: bool = False)
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    # what is no Unicode is written as JSON's own escapes
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", "utf-8", "backslashreplace")
 
 
 EXPORTERS: dict[str, Callable[..., None]] = {

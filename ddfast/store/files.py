@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ddfast._outside import path_inside, read_json
+from ddfast._env import max_image_pixels
+from ddfast._outside import path_inside, read_bytes, read_json
 from ddfast._tensor_files import read_safetensors
 from ddfast.store.codec import decode_image
 from ddfast.store.manifest import MANIFEST_FILE
 
 # as in ddfast.runs, which this layer may not import; a run sweeps what has this prefix
-TEMPORARY_PREFIX = ".ddfast-tmp-"
 RUN_FILE = "run.json"
 IMAGES_FILE = "images.safetensors"
 EXTRAS_FILE = "extras.safetensors"
@@ -137,7 +137,8 @@ def read_images(root: Path, names: list[str], size: tuple[int, ...] | None = Non
 
 def _read_image(root: Path, name: str, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     try:
-        data = path_inside(root, name, f"{root / MANIFEST_FILE}: images").read_bytes()
+        path = path_inside(root, name, f"{root / MANIFEST_FILE}: images")
+        data = read_bytes(path, 4 * max_image_pixels() + (64 << 20))
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{root / name}: missing, but {MANIFEST_FILE} lists it; copy the set anew or resume its run"

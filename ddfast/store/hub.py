@@ -50,7 +50,7 @@ def write_hub(distilled: DistilledSet, out: Path) -> None:
     table = pa.table(columns).replace_schema_metadata(metadata)
     (out / "data").mkdir()
     parquet.write_table(table, out / PARQUET, compression="none")  # PNG does not compress any further
-    (out / "README.md").write_text(card(distilled), encoding="utf-8")
+    (out / "README.md").write_text(card(distilled), "utf-8", "backslashreplace")
 
 
 def card(distilled: DistilledSet) -> str:

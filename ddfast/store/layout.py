@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ddfast._outside import path_inside
 from ddfast.store.codec import ImageFormat
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -74,7 +75,7 @@ def scan_folder(root: Path) -> tuple[list[str], list[int], tuple[str, ...]]:
         ValueError: no images are found, or two folders mean one label.
     """
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    found = {name: _image_files(root / name) for name in folders}
+    found = {name: _image_files(path_inside(root, name, str(root))) for name in folders}
     if not any(found.values()):
         raise ValueError(
             f"{root}: no images found, expected sub-folders (one per class) with {'/'.join(IMAGE_SUFFIXES)}"

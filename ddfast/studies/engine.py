@@ -134,7 +134,7 @@ class _Run:
         table = self._table(seeds, {task: record for task, record in records.items() if record is not None})
         atomic_write_bytes(self.out / "table.json", json.dumps(table, indent=1).encode())
         text = "\n".join(markdown(each, table) for each in self.study.tables)
-        atomic_write_bytes(self.out / "table.md", text.encode())
+        atomic_write_bytes(self.out / "table.md", text.encode(errors="backslashreplace"))
         return table
 
     def _place(self, kind: str, name: str, seed: int) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddfast._outside import as_text
 from ddfast.store import set_fingerprint
 from ddfast.train.views import ViewConfig, Views, draw_views, epoch_order
 
@@ -86,7 +87,9 @@ class Replay:
                 int(fingerprint["batch_size"]), str(fingerprint["order"]),
             )  # fmt: skip
         except (KeyError, TypeError) as error:
-            raise ValueError(f"fingerprint: got {dict(fingerprint)!r}, which lacks what replaying needs") from error
+            raise ValueError(
+                f"fingerprint: got {as_text(dict(fingerprint), 300)}, which lacks what replaying needs"
+            ) from error
 
 
 def view_to_json(view: ViewConfig) -> dict[str, Any]:
@@ -100,6 +103,8 @@ def view_from_json(value: Mapping[str, Any]) -> ViewConfig:
     Raises:
         ValueError, TypeError: not a view's settings.
     """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"view: got {as_text(value)}, expected a mapping of a view's settings")
     settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
     return ViewConfig(**settings)
 

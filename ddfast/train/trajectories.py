@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddfast._outside import as_text, parse_json
+from ddfast._outside import as_text, check_file, parse_json
 from ddfast._temporary import temporary_name
 from ddfast._tensor_files import read_torch
 from ddfast.runs import RunError, atomic_write_bytes
@@ -89,6 +89,7 @@ class TrajectoryStore:
         """
         path = Path(path)
         path = path / EXPERTS_FILE if path.is_dir() else path
+        check_file(path)
         size = path.stat().st_size
         with path.open("rb") as file:
             try:

@@ -136,8 +136,8 @@ def _run(distilled: Sets, val: Data | None, students: Any, config: ContinualConf
     report = json.loads(continual_bytes(make_continual(plan, records, notes)))  # as a reader of the file sees it
     page = render(report, [subject.distilled for subject in subjects])
     atomic_write_bytes(out / "report.json", continual_bytes(report))
-    atomic_write_bytes(out / "report.html", page.encode())
-    atomic_write_bytes(out / "table.md", markdown(report).encode())
+    atomic_write_bytes(out / "report.html", page.encode(errors="backslashreplace"))
+    atomic_write_bytes(out / "table.md", markdown(report).encode(errors="backslashreplace"))
     drop_cache(out)
     return Continual(report, page)
 

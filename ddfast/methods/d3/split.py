@@ -106,7 +106,7 @@ def given_blocks(split: str, class_names: Sequence[str]) -> Blocks:
     if not path.is_file():
         raise FileNotFoundError(f"split: no file {path}")
     try:
-        content: Any = read_json(path)
+        content: Any = read_json(path, follow=True)
     except ValueError as error:
         raise ValueError(f"split: {path} is not JSON ({error})") from error
     content = content.get("blocks") if isinstance(content, dict) else content

@@ -22,8 +22,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from ddfast._env import max_image_pixels
 from ddfast._types import IMAGENET
 from ddfast.methods.rded.config import RDEDConfig
+from ddfast.store.codec import PICTURE_FORMATS
 
 T = TypeVar("T")
 # The reference normalises every data set with ImageNet's statistics.
@@ -90,7 +92,7 @@ def classes(folders: list[Path], config: RDEDConfig, generator: torch.Generator)
 
 
 def _draw(path: Path, config: RDEDConfig, generator: torch.Generator) -> list[tuple[int, int, int]]:
-    with Image.open(path) as image:
+    with Image.open(path, formats=PICTURE_FORMATS) as image:
         width, height = image.size
     return [_random_resized_crop(height, width, config.scale, generator) for _ in range(config.num_crop)]
 
@@ -113,7 +115,9 @@ def _random_resized_crop(
 
 def _patches(path: Path, boxes: list[tuple[int, int, int]], side: int) -> Tensor:
     """Normalised float32 patches [num_crop, 3, side, side] of one file."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=PICTURE_FORMATS) as image:
+        if image.width * image.height > max_image_pixels():
+            raise ValueError(f"{path}: {image.width} x {image.height} pixels, more than DDFAST_MAX_IMAGE_PIXELS allows")
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
     values = pixels.to(torch.float32).div(255)
     cut = []
