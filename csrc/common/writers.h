@@ -15,6 +15,12 @@ struct F16 {
   uint16_t bits;
 };
 
+#ifdef __aarch64__
+typedef __fp16 Half;  // gcc has _Float16 in C++ from version 13 only
+#elif !defined(DDFAST_X86)
+typedef _Float16 Half;
+#endif
+
 // Four values to four elements of type T.  Values are finite: bytes, weights, mean and std are.
 inline void put4(float* p, Pixel v) { store(p, v); }
 
@@ -34,7 +40,7 @@ inline void put4(F16* p, Pixel v) {
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 #else
   for (int i = 0; i < 4; ++i) {
-    const _Float16 h = static_cast<_Float16>(v[i]);
+    const Half h = static_cast<Half>(v[i]);
     std::memcpy(p + i, &h, 2);
   }
 #endif
