@@ -6,6 +6,7 @@ import importlib
 import platform
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -80,3 +81,9 @@ def test_cores_are_counted_without_affinity(monkeypatch: pytest.MonkeyPatch) -> 
     assert _machine.cores() == 5
     monkeypatch.setattr(_machine.os, "sched_getaffinity", lambda pid: {0, 2}, raising=False)
     assert _machine.cores() == 2
+
+
+def test_only_one_place_asks_for_the_affinity() -> None:
+    package = Path(_machine.__file__).parent
+    asking = [p.name for p in package.rglob("*.py") if "sched_getaffinity" in p.read_text(encoding="utf-8")]
+    assert asking == ["_machine.py"], "macOS has no os.sched_getaffinity: use ddfast._machine.cores()"
