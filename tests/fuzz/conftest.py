@@ -9,6 +9,8 @@ import pytest
 
 from tests.fuzz.fuzz_harness import Child, Fuzzer
 
+collect_ignore = ["corpus"]  # data, with whatever names
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fuzz-minutes", type=float, default=0.0, help="run each fuzzer for so long with other cases")

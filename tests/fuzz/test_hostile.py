@@ -160,6 +160,7 @@ def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
     for act in (clean, retry):
         with pytest.raises(RunError, match="is a link"):
             act(run)
+    assert sorted(os.listdir(outside)) == before
     (run / "tasks").unlink()
     outside.rename(run / "tasks")
     (tmp_path / "elsewhere").mkdir()
@@ -169,7 +170,6 @@ def test_links_in_a_run_are_not_followed(tmp_path: Path) -> None:
             task.write_bytes("00001/a.bin", b"x")
         task.complete()
     assert not any((tmp_path / "elsewhere").iterdir())
-    assert before == sorted(name for name in os.listdir(run / "tasks") if name in before)
 
 
 @pytest.mark.parametrize("pattern", ["*", "*.py", "?????", "[a-z]*", "../x", ".*", "a/b", 3])
@@ -207,6 +207,7 @@ def test_file_names_that_are_no_text_reach_the_manifest_and_come_back(tmp_path: 
     assert read.manifest["images"][0]["cells"][0]["sample"] == "a/\udcff.jpg"
 
 
+@pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
 def test_one_limit_for_the_pixels_of_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     big = bytearray(jpegs()["plain"])
     at = big.index(b"\xff\xc0")
