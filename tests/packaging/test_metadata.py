@@ -42,7 +42,10 @@ def test_every_data_file_of_the_package_is_in_the_wheel() -> None:
     assert named == {name for name in tracked("ddfast") if not name.endswith(".py")}
 
 
-@pytest.mark.parametrize("text", ["README.md", "CONTRIBUTING.md", *sorted(map(str, Path("docs").glob("**/*.md")))])
+PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("text", ["README.md", "CONTRIBUTING.md", *PAGES])
 def test_extras_that_texts_name_exist(text: str) -> None:
     wanted = re.findall(r"""["' ](?:\.|ddfast)\[([a-z,]+)\]""", (ROOT / text).read_text())
     assert {extra for names in wanted for extra in names.split(",")} <= set(PROJECT["optional-dependencies"])
