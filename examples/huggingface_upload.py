@@ -15,17 +15,13 @@ import ddfast
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--set", type=Path, help="folder of a distilled set (default: herding of built-in digits)")
-    parser.add_argument("--repo", default="somebody/digits-herding-ipc-3", help="name on the Hub")
+    parser.add_argument("--set", type=Path, help="folder of a distilled set (default: random built-in digits)")
+    parser.add_argument("--repo", default="somebody/digits-random-ipc-3", help="name on the Hub")
     parser.add_argument("--push", action="store_true", help="upload it; log in first with `hf auth login`")
     args = parser.parse_args()
     scratch = Path(tempfile.mkdtemp())
-    if args.set:
-        made = ddfast.load(args.set)
-    else:
-        made = ddfast.distill(
-            "coreset", "mnist5k", selection="herding", observer="train:conv3", ipc=3, size=32, quiet=True
-        )
+    random = {"selection": "random", "ipc": 3, "size": 32, "quiet": True}
+    made = ddfast.load(args.set) if args.set else ddfast.distill("coreset", "mnist5k", **random)
 
     folder = made.export("huggingface", scratch / "hub")
     for file in sorted(f for f in folder.rglob("*") if f.is_file()):

@@ -38,7 +38,7 @@ def main() -> None:
         done = subprocess.run(
             [sys.executable, FOLDER / f"{name}.py"], env=environment, capture_output=True, text=True, check=False
         )
-        print(f"== {name} ({time.perf_counter() - began:.0f} s)\n{done.stdout.strip()[-3000:]}", flush=True)
+        print(f"== {name} ({time.perf_counter() - began:.0f} s)\n{done.stdout.strip()[-1500:]}", flush=True)
         if done.returncode:
             print(done.stderr.strip()[-3000:], flush=True)
             failed.append(name)
