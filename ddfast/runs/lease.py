@@ -18,6 +18,7 @@ Network file systems cache attributes (NFS up to 60 s), hence the default expiry
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -76,6 +77,7 @@ class LeaseBook:
         self.owner = Owner.here()
         self._seen: dict[str, tuple[int, int, float]] = {}
         self._held: dict[str, int] = {}
+        self._changing: tuple[str, int] | None = None  # the last to be made or given back
         self._lost: set[str] = set()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -96,7 +98,10 @@ class LeaseBook:
             RunError, OSError: the lease file cannot be written.
         """
         generation = self._next_generation(task)
-        if generation is None or not self._create(task, generation):
+        if generation is None:
+            return None
+        self._changing = (task, generation)
+        if not self._create(task, generation):
             return None
         self._seen.pop(task, None)
         with self._lock:
@@ -153,6 +158,12 @@ class LeaseBook:
         """Give back every lease still held and stop the heartbeat."""
         for task in list(self._held):
             self.release(task)
+        if self._changing is not None:  # a signal may have come between the file and our note of it
+            owner = None
+            with contextlib.suppress(OSError):
+                owner = read_owner(self.path(*self._changing))
+            if owner == self.owner:
+                self._give_back(*self._changing)
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
@@ -177,6 +188,14 @@ class LeaseBook:
         while self.path(task, generation).exists():
             generation += 1
         return generation - 1
+
+    def _give_back(self, task: str, generation: int) -> None:
+        try:
+            os.utime(self.path(task, generation), (0, 0))
+        except OSError:
+            # somebody else finished the task and cleared its leases; or the disk refuses (read-only, the file server
+            # away), which the caller has heard of already: then the lease has to expire
+            return
 
     def _forget(self, task: str) -> int | None:
         with self._lock:  # after this no heartbeat can touch the file again

@@ -97,7 +97,7 @@ def preempted(name: str, folder: Path, times: int, seed: int) -> Stops:
         if status == 128 + signal.SIGTERM:
             found.stops += 1
             found.slowest = max(found.slowest, time.time() - Path(f"{out}.signal").stat().st_mtime)
-            found.faults += [f"{lease} is held still" for lease in _held(out)]
+            found.faults += [f"{lease.relative_to(out)} is held still" for lease in _held(out)]
         elif status != 0:
             found.faults.append(f"ended with {status}, see {out}.txt")
         if status == 0:
@@ -124,7 +124,7 @@ def _as_command(phase: Phase) -> Callable[[Path], None]:
 def _held(out: Path) -> list[Path]:
     """The newest lease of every task that nobody has given back."""
     newest: dict[str, Path] = {}
-    for path in sorted(out.rglob("*.lease-*"), key=lambda path: int(path.name.rpartition("-")[2])):
+    for path in sorted(out.rglob("[!.]*.lease-*"), key=lambda path: int(path.name.rpartition("-")[2])):
         newest[str(path).rpartition("-")[0]] = path
     return [path for path in newest.values() if path.stat().st_mtime_ns != 0]
 
