@@ -42,6 +42,11 @@ def test_every_data_file_of_the_package_is_in_the_wheel() -> None:
     assert named == {name for name in tracked("ddfast") if not name.endswith(".py")}
 
 
+def test_every_folder_with_modules_is_a_package() -> None:
+    folders = {(ROOT / name).parent for name in tracked("ddfast") if name.endswith(".py")}
+    assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
 
 
