@@ -66,7 +66,7 @@ def filled(name: str, folder: Path, parts: list[float]) -> list[str]:
         place, out = folder / f"{number}", folder / f"{number}" / "run"
         disk(place, max(int(part * used), 4096))
         status, words = attempt(phase.run, out, log=folder / f"{number}.txt"), folder / f"{number}.txt"
-        if status == 1 and not any(text in _last_line(words) for text in ("disk full", "free some space")):
+        if status == 1 and not any(text in _last_line(words) for text in ("disk full", "some space")):
             faults.append(f"{name} with {part:.2f} of {used} bytes: {_last_line(words)}")
         elif status not in (0, 1):
             faults.append(f"{name} with {part:.2f} of {used} bytes ended with {status}")
