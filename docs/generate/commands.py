@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from ddfast import cli
+from ddfast._cli.commands import make_parser
 from docs.generate.settings import table
 
 # described on the page of each method
 _APART = ("what is distilled",)
 _PLAIN = ("positional arguments", "options")
-_ALL_HAVE = ("help", "traceback")
+_ALL_HAVE = ("help", "traceback", "json", "quiet")
 Parser = argparse.ArgumentParser
 
 
@@ -22,8 +22,7 @@ def every() -> str:
 
 def parser() -> Parser:
     """The whole command line."""
-    made: Parser = cli._parser()
-    return made
+    return make_parser()
 
 
 def walk(of: Parser, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Parser]]:
@@ -59,6 +58,9 @@ def _section(words: tuple[str, ...], one: Parser) -> str:
         name = "option" if group.title in _PLAIN else str(group.title)
         sections.setdefault(name, []).extend(_row(action, one, words) for action in shown)
     parts += [table([name, "what it is"], rows) for name, rows in sections.items() if rows]
+    shown = [line.strip() for line in (one.epilog or "").splitlines() if line.startswith("  ddfast ")]
+    if shown and words[-1] != "METHOD":
+        parts.append("\n".join(("```bash", *shown, "```")))
     return "\n\n".join(parts)
 
 
@@ -66,7 +68,7 @@ def _row(action: argparse.Action, one: Parser, words: tuple[str, ...]) -> list[s
     names = ", ".join(f"`{name}`" for name in action.option_strings)
     word = action.metavar or (action.dest.upper() if action.option_strings else action.dest)
     value = f" `{word}`" if action.nargs != 0 and not isinstance(action, argparse.BooleanOptionalAction) else ""
-    if action.choices is not None and words[-1] != "METHOD":  # whose presets differ
+    if action.choices is not None and (words[-1], action.dest) != ("METHOD", "preset"):  # which are each method's own
         value = " " + ", ".join(f"`{choice}`" for choice in action.choices)
     formatted = one._get_formatter()._expand_help(action) if action.help else ""
     return [(names + value).strip(), formatted]

@@ -1,12 +1,9 @@
-"""Parts of other files of the repository: the changelog, a section of CONTRIBUTING, the list of examples."""
+"""Parts of other files of the repository: the changelog, a section of CONTRIBUTING, the examples."""
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
-
-from docs.generate.settings import table
 
 ROOT = Path(__file__).resolve().parents[2]
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]+\)")
@@ -28,13 +25,9 @@ def deprecation() -> str:
 
 
 def examples() -> str:
-    """Name and first sentence of every example."""
-    rows = []
-    for path in sorted((ROOT / "examples").glob("*.py")):
-        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        first, _, rest = about.partition("\n\n")
-        rows.append([f"`examples/{path.name}`", " ".join(first.split()), " ".join(rest.split())])
-    return table(["script", "what it shows", "what it prints and checks"], rows)
+    """The examples' own page, without its title."""
+    text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    return _plain(text.partition("\n\n")[2].strip())
 
 
 def _plain(text: str) -> str:

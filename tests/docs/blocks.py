@@ -6,7 +6,10 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from docs.generate import expand
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -18,7 +21,7 @@ _STANDS_FOR = {"METHOD": "rded", "PRESET": "smoke", "NAME": "d3-small", "DATA": 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: the page, the line it begins in, its language, and whether CI runs it."""
+    """A fenced block: the page, the line it begins in once parts are generated, its language, whether CI runs it."""
 
     page: Path
     line: int
@@ -30,9 +33,15 @@ class Block:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
+@cache
+def text_of(page: Path) -> str:
+    """A page with its generated parts."""
+    return expand(page.read_text(encoding="utf-8"))
+
+
 def blocks(page: Path) -> Iterator[Block]:
-    """The blocks of a page, in order."""
-    text = page.read_text(encoding="utf-8")
+    """The blocks of a page, in order, those of generated parts too."""
+    text = text_of(page)
     for found in _BLOCK.finditer(text):
         line = text.count("\n", 0, found.start(2)) + 1
         yield Block(page, line, found[2], found[3], found[1] is not None)
@@ -40,7 +49,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 def command_lines(page: Path) -> Iterator[tuple[str, list[str]]]:
     """(place, words after ``ddfast``) of every command that a page shows, in blocks and in sentences."""
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     name = page.relative_to(ROOT)
     for block in blocks(page):
         if block.language in ("bash", ""):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import re
 from pathlib import Path
 
 import pytest
 
 from docs.generate import MARK, PARTS, expand, part
 from docs.generate.commands import parser, walk
-from tests.docs.blocks import PAGES, ROOT, Block, blocks, command_lines
+from tests.docs.blocks import PAGES, ROOT, Block, blocks, command_lines, text_of
 
 _COMMANDS = [(place, words) for page in PAGES for place, words in command_lines(page)]
 _PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
@@ -31,7 +32,7 @@ def test_commands_parse(capsys: pytest.CaptureFixture[str]) -> None:
         try:
             line.parse_args(words)
         except SystemExit:
-            message = capsys.readouterr().err.splitlines()[-1]
+            message = capsys.readouterr().err.split("error: ")[-1]
             in_sentence = ":" not in place.split(": ")[0]  # which may leave out what a command needs besides
             if not (in_sentence and any(each in message for each in ("are required", "expected one argument"))):
                 wrong.append(f"{place}\n  {message}")
@@ -42,7 +43,7 @@ def test_every_command_is_described() -> None:
     names = {words[0] for words, _ in walk(parser())}
     (commands,) = [each for each in parser()._actions if isinstance(each, argparse._SubParsersAction)]
     assert names == {choice.dest for choice in commands._choices_actions}
-    text = part("commands")
+    text = text_of(ROOT / "docs/commands.md")
     assert all(f"{{#{name}}}" in text for name in names)
     assert "`--launch-workers`" in text
     assert "`--ipc`" not in text, "options of methods are on their pages"
@@ -77,12 +78,12 @@ def test_every_method_has_its_page_presets_and_options() -> None:
 def test_generated_parts_are_there_and_all_used() -> None:
     used = {found[1].split()[0] for page in PAGES for found in MARK.finditer(page.read_text(encoding="utf-8"))}
     assert used == set(PARTS)
-    with pytest.raises(ValueError, match="generated: got 'nothing', expected one of commands"):
+    with pytest.raises(ValueError, match="generated: got 'nothing', expected one of changelog, commands"):
         expand("<!-- generated: nothing -->")
 
 
 def test_every_reproduced_table_is_shown() -> None:
-    text = expand((ROOT / "docs/reproducing.md").read_text(encoding="utf-8"))
+    text = text_of(ROOT / "docs/reproducing.md")
     rows = ("| 1 | 23.5 ± 0.3 |", "| RDED | 26.0 ± 0.5 |", "**Stages x images per stage", "| both terms, two blocks |")
     for found in rows:
         assert found in text
@@ -100,3 +101,26 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_pictures_are_small() -> None:
     for picture in Path(ROOT / "docs/images").iterdir():
         assert picture.stat().st_size < 300_000, picture
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "examples/README.md"])
+def test_links_of_files_outside_the_pages_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for found in re.finditer(r'\]\(([^)\s]+)\)|src="([^"]+)"', text):
+        target, _, anchor = (found[1] or found[2]).partition("#")
+        if target.startswith("http"):
+            continue
+        place = (ROOT / name).parent / target
+        assert place.exists(), found[0]
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", text_of(place), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def test_the_readme_stays_short_and_its_commands_are_the_first() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 250
+    first, second = [block for block in blocks(ROOT / "README.md") if block.language == "bash"][:2]
+    assert "ddfast demo" in first.text
+    assert "pytest" in second.text
+    assert first.text.count("\n") == second.text.count("\n") == 1
