@@ -1,6 +1,8 @@
 """Parts of the pages that are made from the code and the committed results, so that they cannot differ from them.
 
-A page has a line ``<!-- generated: NAME ARGUMENTS -->``; `expand` puts the part there.
+A page has a line ``<!-- generated: NAME ARGUMENTS -->``; `expand` puts the part there when the pages are built. What
+people should find in the repository's files too stands between ``<!-- written: NAME ARGUMENTS -->`` and ``<!-- end of
+written -->``; ``python -m docs.generate`` writes it anew.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ PARTS: dict[str, Callable[..., str]] = {
     "table": reproduced.table,
     "table-20-classes": reproduced.twenty_classes,
 }
-MARK = re.compile(r"^<!-- generated: (.+?) -->$", re.MULTILINE)
+MARK = re.compile(r"^<!-- (?:generated|written): (.+?) -->$", re.MULTILINE)
+_GENERATED = re.compile(r"^<!-- generated: (.+?) -->$", re.MULTILINE)
+_WRITTEN = re.compile(r"^<!-- written: (.+?) -->\n.*?^<!-- end of written -->$", re.MULTILINE | re.DOTALL)
 
 
 def expand(text: str) -> str:
@@ -34,7 +38,20 @@ def expand(text: str) -> str:
     Raises:
         ValueError: a name that there is no part for.
     """
-    return MARK.sub(lambda found: part(*found[1].split()), text)
+    return _GENERATED.sub(lambda found: part(*found[1].split()), text)
+
+
+def rewrite(text: str) -> str:
+    """The page with its written parts made anew.
+
+    Raises:
+        ValueError: a name that there is no part for.
+    """
+
+    def again(found: re.Match[str]) -> str:
+        return f"<!-- written: {found[1]} -->\n\n{part(*found[1].split()).strip()}\n\n<!-- end of written -->"
+
+    return _WRITTEN.sub(again, text)
 
 
 def part(name: str, *arguments: str) -> str:

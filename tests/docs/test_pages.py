@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import MARK, PARTS, expand, part
+from docs.generate import MARK, PARTS, expand, part, rewrite
 from docs.generate.commands import parser, walk
 from tests.docs.blocks import PAGES, ROOT, Block, blocks, command_lines, text_of
 
@@ -80,6 +80,12 @@ def test_generated_parts_are_there_and_all_used() -> None:
     assert used == set(PARTS)
     with pytest.raises(ValueError, match="generated: got 'nothing', expected one of changelog, commands"):
         expand("<!-- generated: nothing -->")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_written_parts_are_as_made_now(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert rewrite(text) == text, "run python -m docs.generate"
 
 
 def test_every_reproduced_table_is_shown() -> None:
