@@ -81,9 +81,11 @@ def is_named(error: BaseException) -> bool:
 
 
 def _is_memory(error: BaseException | None) -> bool:
-    while error is not None:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:  # one can be its own cause
         if isinstance(error, MemoryError) or "allocate" in str(error):
             return True
+        seen.append(error)
         error = error.__cause__ or error.__context__
     return False
 

@@ -55,7 +55,7 @@ def test_several_nets_average_probabilities(tmp_path: Path) -> None:
 def test_a_teacher_of_a_set_in_another_class_order(tmp_path: Path) -> None:
     (net,) = written(tmp_path / "teacher.safetensors")
     given = DistilledSet(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), torch.tensor([0, 1]), ("cat", "ant"))
-    teacher, note = find_teacher(str(tmp_path / "teacher.safetensors"), None, given, None, None)
+    teacher, note = find_teacher(str(tmp_path / "teacher.safetensors"), None, given, None)
     x = torch.randn(2, 3, 8, 8)
     assert teacher is not None
     assert teacher.normalization == OWN
