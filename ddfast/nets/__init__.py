@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ddfast._types import Normalization
+
     from .checkpoints import WeightsUnavailableError
     from .class_order import ClassOrderError, ClassOrderReport, check_class_order
     from .classes import imagenet_wnids, map_classes
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from .vit import ViT
 
 _HOMES = {
+    "Normalization": "._types",  # of the package around this one
     "WeightsUnavailableError": "checkpoints",
     "ClassOrderError": "class_order",
     "ClassOrderReport": "class_order",
@@ -56,6 +59,7 @@ __all__ = [
     "DecoderConfig",
     "Forward",
     "FrameReport",
+    "Normalization",
     "Observer",
     "Padded",
     "ViT",
