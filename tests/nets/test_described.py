@@ -63,7 +63,7 @@ def test_a_teacher_of_a_set_in_another_class_order(tmp_path: Path) -> None:
     assert note == ""
     other = DistilledSet(torch.zeros(1, 8, 8, 3, dtype=torch.uint8), torch.tensor([0]), ("ant", "dog"))
     with pytest.raises(ValueError, match="dog"):
-        find_teacher(str(tmp_path / "teacher.safetensors"), None, other, None, None)
+        find_teacher(str(tmp_path / "teacher.safetensors"), None, other, None)
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
