@@ -8,7 +8,10 @@
 ``DDFAST_NATIVE``           ``0`` ignores the native modules, as if they had not been built
 ``DDFAST_MAX_IMAGE_PIXELS`` largest height * width of a picture that is decoded (default: 89478485 as Pillow,
                             256 MiB of RGB; Pillow's own limit, twice that, stays as it is)
+``DDFAST_DEBUG``            ``1`` shows the traceback of an error on the command line, as ``--traceback`` does
 =========================== ===================================================================================
+
+``NO_COLOR`` and ``FORCE_COLOR`` are heeded as everywhere: the command line colours the word error on terminals.
 """
 
 from __future__ import annotations
@@ -21,6 +24,10 @@ def backend() -> str | None:
     if value and value not in {"reference", "cpp", "triton", "cuda"}:
         raise ValueError(f"DDFAST_BACKEND={value!r}: expected reference, cpp, triton or cuda")
     return value or None
+
+
+def debug() -> bool:
+    return os.environ.get("DDFAST_DEBUG", "0") not in ("", "0")
 
 
 def tune_malloc() -> bool:

@@ -37,7 +37,7 @@ class Row:
         return f"  {self.images:28s} {self.labels:14s} {mean(self.accuracies):6.2f} ± {stdev(self.accuracies):.2f} %"
 
 
-def run_demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> list[Row]:
+def run_demo(out: Path, *, seed: int = 0, overwrite: bool = False, quiet: bool = False) -> list[Row]:
     """Distils MNIST-5k by RDED and trains students on the result and on random pictures of the same number.
 
     Trains a small observer on 4,000 digits, distils them to ten images a class, then trains fresh students on the
@@ -50,17 +50,18 @@ def run_demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> list[Row]:
         raise RunError(f"{out}: holds an earlier demo; give --overwrite, or another folder with --out")
     source, test = open_source("mnist5k"), open_source("mnist5k:test")
     config = RDEDConfig(ipc=IPC, factor=1, size=SIZE, seed=seed, observer="train:conv3")
-    print("1. observer")
-    observer = train_observer("conv3", source, config, RunOptions())
+    say = _nothing if quiet else print
+    say("1. observer")
+    observer = train_observer("conv3", source, config, RunOptions(quiet=quiet))
     test_images, test_labels = whole_images(test, SIZE, 10**6)
     top1 = 100 * accuracy(observer.module, test_images, test_labels, normalization=observer.normalization)
-    print(f"   tested on {len(test_labels)} other digits: {top1:.2f} %")
-    print("2. distil")
+    say(f"   tested on {len(test_labels)} other digits: {top1:.2f} %")
+    say("2. distil")
     distilled = distill(
         "rded", source, observer=observer, out=out / "distilled", ipc=IPC, factor=1, size=SIZE, seed=seed,
-        overwrite=overwrite,
+        overwrite=overwrite, quiet=quiet,
     )  # fmt: skip
-    print(f"3. {STUDENTS} students on each of two sets of {len(distilled.images)} images, hard and soft labels")
+    say(f"3. {STUDENTS} students on each of two sets of {len(distilled.images)} images, hard and soft labels")
     rows = _compare(distilled, source, observer, test_images, test_labels, seed)
     sheet = contact_sheet_png(distilled)
     atomic_write_bytes(out / "contact_sheet.png", sheet)
@@ -71,6 +72,10 @@ def run_demo(out: Path, *, seed: int = 0, overwrite: bool = False) -> list[Row]:
     print("\n".join(row.text() for row in rows))
     print(f"\n{out / 'contact_sheet.png'} shows the distilled set ({time.perf_counter() - began:.0f} s in all)")
     return rows
+
+
+def _nothing(text: str) -> None:
+    return None
 
 
 def _compare(

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddfast.data import Source, open_source
+from ddfast.data import Source
 from ddfast.data.cifar import download_cifar
 from ddfast.data.squares import whole_images
 from ddfast.evaluation import Evaluation, evaluate
+from ddfast.evaluation.inputs import opened
 from ddfast.evaluation.results import find_row
 from ddfast.evaluation.students import build_student
 from ddfast.methods import RunOptions, distill_to
@@ -200,7 +201,7 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 def _open(wanted: Reproduction, data: str | Path | None, out: Path) -> tuple[Source, Source]:
     data = download_cifar(wanted.dataset, out / "data") if data is None else data
-    train, test = open_source(data), open_source(f"{data}:test")
+    train, test = opened("data", data), opened("data", f"{data}:test")
     for source, (classes, each) in ((train, wanted.pictures), (test, wanted.test_pictures)):
         counts = [source.count(label) for label in range(len(source.class_names))]
         if counts != [each] * classes:

@@ -79,7 +79,7 @@ def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in ([], ["distill"], ["distill", "rded"], ["distill", "rded", "--nonsense"]):
+    for wrong in (["distill"], ["distill", "rded"], ["distill", "rded", "--nonsense"]):
         with pytest.raises(SystemExit) as error:
             main(wrong)
         assert error.value.code == 2

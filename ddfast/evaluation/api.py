@@ -27,7 +27,7 @@ from ddfast.evaluation.made import set_folders, set_pictures
 from ddfast.evaluation.page import render
 from ddfast.evaluation.plan import Plan, Subject, subject_keys
 from ddfast.evaluation.protocols import EvaluationConfig, protocol
-from ddfast.evaluation.recipes import default_student, is_drawn
+from ddfast.evaluation.recipes import default_student, is_drawn, named_recipe
 from ddfast.evaluation.results import find_row, make_report, own_labels
 from ddfast.evaluation.runner import run_plan
 from ddfast.evaluation.schema import report_bytes
@@ -101,7 +101,7 @@ def evaluate(
     *,
     train: Data | None = None,
     students: str | Sequence[str] | None = None,
-    preset: str = "rded",
+    preset: str | None = None,
     teacher: str | nn.Module | Observer | None = "auto",
     teacher_weights: str | None = None,
     labels: LabelStore | str | Path | None = None,
@@ -126,8 +126,8 @@ def evaluate(
         students: names such as ``conv3``, ``conv3_instance``, ``resnet18``, ``resnet18_modified``, or a torchvision
             name; None for ``conv3``, for matching methods' recipes with instance norm (see
             `ddfast.evaluation.recipes.default_student`).
-        preset: the recipe, one of `ddfast.evaluation.protocols.PROTOCOLS`; ``smoke`` takes for sets of matching methods
-            the one that their manifest names, shortened.
+        preset: the recipe, one of `ddfast.evaluation.protocols.PROTOCOLS`; None for the one that the sets' manifests
+            name (dsa, idc or d3), ``rded`` where they name none; ``smoke`` takes the named one, shortened.
         teacher: who makes soft labels: "auto" (``teacher.safetensors`` in the folder of a D3 set; else the set's
             observer where it was trained on the source itself), "none", a network's name or file, a module or an
             `Observer`.
@@ -155,8 +155,11 @@ def evaluate(
         NonFiniteLossError: a training diverged; the message has task, step and learning rate.
         ddfast.runs.RunError: ``out`` holds something else, or the disk is full.
     """
-    config = read_settings(EvaluationConfig, "evaluate", preset, settings)
-    options = _Options(train, teacher, teacher_weights, labels, device, processes, worker, resume, overwrite, quiet)
+    config = read_settings(EvaluationConfig, "evaluate", preset or "rded", settings)
+    options = _Options(
+        train, teacher, teacher_weights, labels, device, processes, worker, resume, overwrite, quiet,
+        named=preset is None,
+    )  # fmt: skip
     if data_parallel:
         return _evaluate_together(distilled, val, students, config, out, options)
     if out is None:
@@ -178,6 +181,7 @@ class _Options:
     resume: bool
     overwrite: bool
     quiet: bool
+    named: bool = False  # the recipe is the one that manifests name
     group: Group | None = None
 
 
@@ -203,6 +207,13 @@ def _evaluate(
     distilled: Sets, val: Data | None, students: Any, config: EvaluationConfig, out: Path, options: _Options
 ) -> Evaluation:
     loaded = load_sets(distilled)
+    if options.named:
+        config = replace(config, preset=named_recipe([one.manifest for _, one in loaded]))
+    if config.fresh is not None and not any(is_drawn(config.preset, one.manifest) for _, one in loaded):
+        raise ValueError(
+            f"fresh: got {config.fresh!r}, but no set here is a distribution that preset {config.preset} draws from; "
+            "leave it out"
+        )
     if config.staged is not None and all(one.stages is None for _, one in loaded):
         raise ValueError(f"staged: got {config.staged!r}, but no set here has stages; leave it out")
     notes: list[str] = []

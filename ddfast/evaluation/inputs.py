@@ -34,6 +34,19 @@ P = TypeVar("P", bound=Plan)
 _CACHE_BYTES = 8 << 30
 
 
+def opened(argument: str, data: Data) -> Source:
+    """`ddfast.data.open_source` of an argument, which errors name.
+
+    Raises:
+        TypeError, ValueError: as there.
+    """
+    try:
+        return open_source(data)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{argument}: {str(error).removeprefix('spec: ')}") from error
+
+
 def load_sets(distilled: Sets) -> list[tuple[str, DistilledSet]]:
     """Each set with a name for people; they must be comparable.
 
@@ -76,7 +89,7 @@ def test_pictures(distilled: DistilledSet, val: Data | None, config: EvaluationC
             f"data: no test pictures were named, and the set's source ({name or 'unknown'}) is not built in; give a "
             "folder of class folders (or CIFAR, Tiny, .npz) with --data, such as imagenet:val"
         )
-    source = open_source(BUILT_IN[str(name)] if val is None else val)
+    source = opened("data", BUILT_IN[str(name)] if val is None else val)
     if source.fingerprint() == (distilled.manifest.get("source") or {}).get("fingerprint"):
         raise ValueError(
             f"data: {source.name} is what the set was distilled from; test on other pictures, such as the split val"
@@ -91,7 +104,7 @@ def real_set(distilled: DistilledSet, train: Data | None, notes: list[str]) -> S
     if train is None and known.get("name") not in BUILT_IN:
         notes.append("The real set was not given (--train): there are no controls, IPC-equivalents or robust scores.")
         return None
-    source = open_source(str(known["name"]) if train is None else train)
+    source = opened("train", str(known["name"]) if train is None else train)
     if known and source.fingerprint() != known.get("fingerprint"):
         notes.append(f"The real set {source.name} is not file for file the one that the set was distilled from.")
     return source

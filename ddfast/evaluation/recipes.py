@@ -30,6 +30,24 @@ def recipe_name(chosen: str, manifest: Mapping[str, Any]) -> str:
     return str(named) if chosen == "smoke" and named in OWN else chosen
 
 
+def named_recipe(manifests: Sequence[Mapping[str, Any]]) -> str:
+    """The recipe that sets are judged by if nobody says: the one that their manifests name, else ``rded``.
+
+    Args:
+        manifests: of the sets; some may name none, as those of real pictures.
+
+    Raises:
+        ValueError: they name several.
+    """
+    named = {(manifest.get("recipe") or {}).get("protocol") for manifest in manifests} & set(OWN)
+    if len(named) > 1:
+        raise ValueError(
+            f"preset: the sets' manifests name different recipes, {', '.join(sorted(map(str, named)))}; say which to "
+            "compare them by (--preset)"
+        )
+    return str(named.pop()) if named else "rded"
+
+
 def is_drawn(chosen: str, manifest: Mapping[str, Any]) -> bool:
     """Whether a set's students train on what its distribution gives (D3), rather than on stored pictures."""
     return recipe_name(chosen, manifest) == D3 and manifest.get("distribution") is not None

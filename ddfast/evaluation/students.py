@@ -134,4 +134,4 @@ def _build(name: str, num_classes: int, size: int, width: int) -> nn.Module:
     except ValueError as error:
         known = "conv3 ... conv6, resnet10, resnet18, resnet18_modified, each with _instance; resnetap10, "
         known += "vgg11_instance, alexnet_modified, vit"
-        raise ValueError(f"students: {error}; students of our own: {known}") from error
+        raise ValueError(f"students: {str(error).removeprefix('observer: ')}; students of our own: {known}") from error

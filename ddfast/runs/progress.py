@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -38,8 +39,8 @@ class Progress:
             left is right from the start of a resumed run.
         unit: what is counted, in the plural ("images").
         title: what the work is.
-        mode: "bar" (tqdm), "lines" (one line every ``interval`` seconds), "quiet" (nothing), or "auto": bar if
-            ``stream`` is a terminal, else lines.
+        mode: "bar" (tqdm), "lines" (one line at the start if there is a title, and one every ``interval`` seconds),
+            "quiet" (nothing), or "auto": bar if ``stream`` is a terminal, else lines.
         stream: where to write; None for standard error.
         interval: seconds between two lines.
         callback: called with a `ProgressEvent` after every update, in every mode.
@@ -79,9 +80,11 @@ class Progress:
         self._samples: deque[tuple[float, int]] = deque([(self._began, done)])
         self._message = ""
         if mode == "auto":
-            mode = "bar" if self._stream.isatty() else "lines"
+            mode = "bar" if self._stream.isatty() and os.environ.get("TERM") != "dumb" else "lines"
         self._mode = mode
         self._bar = self._make_bar() if mode == "bar" else None
+        if mode == "lines" and title and done < total:  # the first of them may take minutes
+            print(f"{title}: {done}/{total} {unit} done", file=self._stream, flush=True)
 
     def update(self, count: int = 1, message: str = "") -> None:
         """Add ``count`` to the work done.

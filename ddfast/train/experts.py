@@ -149,7 +149,7 @@ def train_experts(
                 counting.check(number)
         done = sum(max(store.epochs_done(number), 0) for number in range(config.experts))
         mode = "quiet" if quiet or ledger.finished() else "auto"
-        title = f"training {config.experts} experts"
+        title = f"training {config.experts} experts, {config.epochs} epochs each"
         with Progress(config.experts * config.epochs, done=done, unit="epochs", title=title, mode=mode) as shown:
             training = _Training(
                 step, images.to(device), labels.to(device), config, starts, store, counting, shown, wanted

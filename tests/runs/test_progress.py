@@ -56,7 +56,8 @@ def test_lines_come_now_and_then_and_at_the_end() -> None:
             progress.update(2, "class 3")
         progress.write("a remark")
     lines = out.getvalue().splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
+    assert lines.pop(0) == "score: 0/100 images done"
     assert lines[0] == "score: 20/100 images (20 %), 2 images/s, 40 s left, class 3"
     assert lines[3] == "a remark"
     assert lines[4] == "score: 70/100 images (70 %), 2 images/s, 15 s left, class 3"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ddfast.data import open_source
 from ddfast.evaluation.drawn import as_pictures
 from ddfast.evaluation.incremental.config import ContinualConfig, seen_counts
 from ddfast.evaluation.incremental.page import render
@@ -20,6 +19,7 @@ from ddfast.evaluation.inputs import (
     Sets,
     fitted_to_machine,
     load_sets,
+    opened,
     read_settings,
     test_pictures,
     training_space,
@@ -153,7 +153,7 @@ def _subject(
     source = None
     if kind == "zca" and recipe_name(config.preset, distilled.manifest) == "dsa":
         spec = train if train is not None else "mnist5k" if known == "mnist5k" else None
-        source = None if spec is None else open_source(spec)
+        source = None if spec is None else opened("train", spec)
         notes.append(f"{name}: the whitening (ZCA) was fitted to the pictures of all classes, those to come as well.")
     space = training_space(distilled, source, config.evaluation())
     if kind is not None and space is None and "trained_images" in distilled.extras:

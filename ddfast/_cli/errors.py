@@ -1,0 +1,48 @@
+"""Errors as people read them: one message that says what to do, no traceback."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+from ddfast._cli.parser import closest
+
+# What users' data, settings and machines lead to. Others (KeyError, AttributeError ...) are mistakes of the program and
+# show where they happened.
+USER_ERRORS = (
+    ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError, EOFError,
+    pickle.PickleError,
+)  # fmt: skip
+_ASKED = re.compile(r"got '([^']+)'")
+_UNKNOWN = re.compile(r"(?:no|unknown) (?:option|setting) '([^']+)'")
+_LISTED = re.compile(r"(?:expected|settings:|options:|built in:)(.*)", re.DOTALL)
+_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+
+
+def describe_error(error: BaseException) -> str:
+    """The message of an error, with the name that was probably meant, or what helps against a lack of memory."""
+    text = _text(error)
+    return text + _hint(error, text)
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        place = f"{error.filename} -> {error.filename2}" if error.filename2 is not None else f"{error.filename}"
+        return f"{place}: {error.strerror}"
+    return str(error).strip() or type(error).__name__
+
+
+def _hint(error: BaseException, text: str) -> str:
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(m in text.lower() for m in _MEMORY)):
+        return (
+            "\nout of memory: what is finished is kept; take fewer at a time (a smaller --batch-size, --batch-images, "
+            "--batch-real or --processes, where the command has them), --device cpu, or a larger GPU; go on with "
+            "--resume"
+        )
+    if "did you mean" in text:
+        return ""
+    asked, listed = _ASKED.search(text) or _UNKNOWN.search(text), _LISTED.search(text)
+    if asked is None or listed is None:
+        return ""
+    near = closest(asked[1], re.findall(r"[\w][\w.:+-]*\w", listed[1]))
+    return f"\ndid you mean {near!r}?" if near and near != asked[1] else ""
