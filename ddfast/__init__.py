@@ -3,6 +3,7 @@
 ``ddfast.distill("rded", source, observer=..., ipc=10, out=...)`` distils, ``ddfast.load(path)`` reads the result,
 ``ddfast.relabel(distilled, teachers, out, view=...)`` stores soft labels,
 ``ddfast.evaluate(path, val)`` trains students on it and reports, ``ddfast.continual(path, val)`` class by class,
+``ddfast.explain(path)`` says what a set is, how it was made and how to train on it,
 ``ddfast.ops`` holds the kernels, ``ddfast.build_info()`` tells what would run.  Names are imported on first use.
 """
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ddfast import ops
     from ddfast._info import build_info
     from ddfast.evaluation import continual, evaluate
+    from ddfast.evaluation.explain import explain
     from ddfast.methods import distill
     from ddfast.store import DistilledSet, LabelStore, load, save
     from ddfast.train.label_dataset import SoftLabelDataset
@@ -28,6 +30,7 @@ __all__ = [
     "continual",
     "distill",
     "evaluate",
+    "explain",
     "load",
     "ops",
     "relabel",
@@ -44,6 +47,7 @@ _HOMES = {
     "save": "ddfast.store",
     "distill": "ddfast.methods",
     "evaluate": "ddfast.evaluation",
+    "explain": "ddfast.evaluation.explain",
     "continual": "ddfast.evaluation",
     "build_info": "ddfast._info",
     "ops": "ddfast.ops",

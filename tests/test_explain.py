@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import ddfast
 from ddfast.cli import main
 from ddfast.evaluation.explain import Explanation, explain
 from ddfast.evaluation.explain.methods import ABOUT
@@ -147,6 +148,7 @@ def test_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = saved(tmp_path / "set", method="dm", recipe={"protocol": "dsa"})
+    assert ddfast.explain(folder).facts["method"] == "dm"
     assert main(["explain", str(folder)]) == 0
     assert "Judge it:" in capsys.readouterr().out
     assert main(["explain", str(folder), "--json"]) == 0

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddfast.data import Source, open_source
+from ddfast.data import Source
 from ddfast.evaluation import continual, evaluate
+from ddfast.evaluation.inputs import opened
 from ddfast.methods import distill_to
 from ddfast.runs import RunError, atomic_write_bytes, identify_worker
 from ddfast.store.manifest import current_versions
@@ -99,7 +100,7 @@ def run_study(
     named = study.data if data is None else data
     if named is None:
         raise ValueError(f"data: {study.name} has none of its own; expected --data, a set with a split test")
-    train, test = open_source(named), open_source(f"{named}:test")
+    train, test = opened("data", named), opened("data", f"{named}:test")
     if study.pictures is not None:
         train, test = (few(source, each) for source, each in zip((train, test), study.pictures, strict=True))
     return _Run(study, out, train, test, device, processes, quiet).all(seeds)

@@ -44,7 +44,7 @@ def test_torchrun_gives_the_files_of_one_process(tmp_path: Path, pictures: Path,
     process = torchrun(tmp_path / "log", *case.command(tmp_path / "out", pictures))
     assert process.wait(180) == 0, (tmp_path / "log").read_text()
     assert files_of(tmp_path / "out") == alone
-    assert (tmp_path / "log").read_text().count("training conv3") == 1
+    assert (tmp_path / "log").read_text().count("training conv3 on 72 pictures: 0/12 steps done") == 1
 
 
 def test_an_array_that_begins_with_its_last_task(tmp_path: Path, pictures: Path, alone: dict[str, bytes]) -> None:
