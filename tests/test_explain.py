@@ -122,6 +122,18 @@ def test_labels(tmp_path: Path) -> None:
     assert any("3 epochs are not labelled" in line for line in explain(tmp_path / "views").warnings)
 
 
+def test_what_comes_from_outside_is_printed_without_commands_for_terminals(tmp_path: Path) -> None:
+    observer = {"name": "x\x1b[2J", "weights": "w", "class_check": [1]}
+    blocks = [3, {"decoder": "small"}]
+    folder = saved(
+        tmp_path / "set", method="\x07", observer=observer, distribution={"storage": "fp16", "blocks": blocks}
+    )
+    text = explain(folder).text()
+    assert "x?[2J" in text
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
 @pytest.mark.parametrize("layout", ["imagefolder", "mtt"])
 def test_exports_name_what_is_missing(tmp_path: Path, layout: str) -> None:
     made = DistilledSet.load(saved(tmp_path / "set", method="dm"))
@@ -140,6 +152,8 @@ def test_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "there is no manifest.json" in bare.missing[0]
     (folder / "run.json").write_text("{}")
     assert explain(folder).kind == "unfinished run"
+    (folder / "report.json").write_text("{}")
+    assert explain(folder).kind == "report of an evaluation"
     (tmp_path / "empty").mkdir()
     for wrong in ("empty", "nowhere"):
         assert main(["explain", str(tmp_path / wrong)]) == 1

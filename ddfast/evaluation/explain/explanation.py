@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +58,8 @@ class Explanation:
         for title, lines in (("Not known:", self.missing), ("Mind:", self.warnings)):
             if lines:
                 parts += ["", title, *(f"  - {line}" for line in lines)]
-        return "\n".join(parts)
+        # names come from outside: without what a terminal takes for commands
+        return "\n".join("".join(sign if sign.isprintable() else "?" for sign in line) for line in parts)
 
 
 def _paragraph(topic: str, text: str) -> list[str]:
@@ -67,6 +69,11 @@ def _paragraph(topic: str, text: str) -> list[str]:
         text, _LINE, initial_indent=f"{topic + ':':{_WIDTH}} ", subsequent_indent=space, break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one: manifests come from outside, and not all of each is checked."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def size_text(count: float) -> str:

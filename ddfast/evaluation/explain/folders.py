@@ -45,6 +45,8 @@ def explain(folder: str | os.PathLike[str]) -> Explanation:
         return explain_set(root, read_manifest(root / MANIFEST_FILE))
     if os.path.lexists(root / LABELS_FILE):
         return _labels(root)
+    if (root / "report.json").is_file():
+        return _report(root)
     if (root / RUN_FILE).exists():
         return _unfinished(root)
     for file, layout, code in _EXPORTS:
@@ -101,6 +103,13 @@ def _labels(root: Path) -> Explanation:
         found.warnings.append(
             f"{layout.epochs - done} epochs are not labelled yet; go on with ddfast relabel --resume."
         )
+    return found
+
+
+def _report(root: Path) -> Explanation:
+    found = Explanation("report of an evaluation", str(root))
+    found.say("report", f"Open {root / 'report.html'}; {root / 'report.json'} has the same figures for programs.")
+    found.missing = ["the set itself: explain its own folder"]
     return found
 
 

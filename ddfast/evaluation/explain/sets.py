@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ddfast._outside import parse_json, path_inside
-from ddfast.evaluation.explain.explanation import Explanation, plural, size_text
+from ddfast.evaluation.explain.explanation import Explanation, as_mapping, plural, size_text
 from ddfast.evaluation.explain.methods import ABOUT, method_words
 from ddfast.evaluation.explain.training import code, command, recipe_words
 from ddfast.store.files import EXTRAS_FILE, IMAGES_FILE
@@ -71,7 +72,7 @@ def _facts(manifest: Manifest, recipe: str, tensors: Mapping[str, list[int]]) ->
         "images": len(manifest["images"]), "classes": len(manifest["class_names"]),
         **{name: manifest.get(name) for name in kept},
         "class_names": manifest["class_names"], "recipe": recipe, "recipe_values": manifest.get("recipe"),
-        "stages": None if not manifest.get("stages") else max(manifest["stages"]) + 1,
+        "stages": len(set(manifest["stages"])) if manifest.get("stages") else None,
         "tensors": dict(tensors), "skipped_files": len(manifest["failures"]),
     }  # fmt: skip
 
@@ -99,7 +100,7 @@ def _observer_words(manifest: Manifest) -> list[str]:
     observer = manifest.get("observer")
     if not observer:
         return []
-    check = observer.get("class_check") or {}
+    check = as_mapping(observer.get("class_check"))
     right = ""
     if isinstance(check.get("top1"), float):
         right = f"It is right on {100 * check['top1']:.1f} % of {check.get('images')} pictures of the source."
@@ -126,8 +127,9 @@ def _value_words(manifest: Manifest, tensors: Mapping[str, list[int]]) -> list[s
             f"Each is decoded into {formation['factor'] ** 2} ({formation['factor']} x {formation['factor']} tiles, "
             f"each enlarged; {formation.get('kind')}) before students see it; ddfast.load(...).decoded() does so."
         )
-    if blocks := (manifest.get("distribution") or {}).get("blocks"):
-        kinds = ", ".join(sorted({str((block.get("decoder") or {}).get("kind")) for block in blocks}))
+    blocks = (manifest.get("distribution") or {}).get("blocks")
+    if isinstance(blocks, list) and blocks:
+        kinds = ", ".join(sorted({str(as_mapping(as_mapping(block).get("decoder")).get("kind")) for block in blocks}))
         words.append(
             f"{plural(len(blocks), 'block')} of classes, decoder {kinds}; students train on the means and on fresh "
             "samples of each (recipe d3), a plain loader gives the means alone."
@@ -147,7 +149,7 @@ def _stage_words(manifest: Manifest) -> str:
     stages = manifest.get("stages")
     if not stages:
         return ""
-    counts = [stages.count(stage) for stage in range(max(stages) + 1)] if max(stages) < len(stages) else []
+    counts = [count for _, count in sorted(Counter(stages).items())]
     rates = ", ".join(f"{rate:.4g}" for rate in manifest.get("stage_lrs") or () if rate is not None)
     return (
         f"{len(counts)} stages of {', '.join(map(str, counts))} images; students train on the first stage's, then on "
@@ -177,7 +179,7 @@ def _warnings(folder: Path, manifest: Manifest, tensors: Mapping[str, list[int]]
     observer, found = manifest.get("observer") or {}, []
     if observer.get("random_weights"):
         found.append("The observer had random weights: such a set is for timing, not for training.")
-    check = observer.get("class_check") or {}
+    check = as_mapping(observer.get("class_check"))
     if isinstance(check.get("top1"), float) and check["top1"] < _FEW:
         found.append(f"The observer is right on only {100 * check['top1']:.0f} % of the source's pictures.")
     if str(observer.get("weights") or "").startswith("trained on"):
