@@ -8,6 +8,7 @@ unpickled into inert stand-ins first, and lengths, sizes and strides are compare
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,14 +62,38 @@ def check_torch_file(path: Path) -> None:
         if not zipped:
             _check_old(file, size)
             return
+        _check_ends(file, size)
         with zipfile.ZipFile(file) as archive:
             records = _records(archive, size)
             names = [name for name in records if name.endswith("/data.pkl") and name.count("/") == 1]
             if len(names) != 1:
                 raise FileRefusedError("no data.pkl, or several")
             prefix = names[0].removesuffix("data.pkl")
+            inside = {name.removeprefix(prefix): count for name, count in records.items() if name.startswith(prefix)}
+            if len(inside) < len(records) or not all(map(str.isascii, inside)):
+                raise FileRefusedError("entries of other archives, or of unusual names")
+            if len({name.lower() for name in inside}) < len(inside):  # torch looks them up without regard to case
+                raise FileRefusedError("entries whose names differ in upper and lower case alone")
             with archive.open(names[0]) as content:
-                _check_objects(_Checker(content, {n.removeprefix(prefix): s for n, s in records.items()}, size).load())
+                _check_objects(_Checker(content, inside, size).load())
+
+
+def _check_ends(file: IO[bytes], size: int) -> None:
+    """Zip readers differ over bytes before an archive and after it, so that two may see two archives: none is allowed.
+
+    At the end stands the end record, after its 64-bit form and the place of that where there are such, and before them
+    the directory.
+    """
+    file.seek(max(size - 98, 0))
+    tail = file.read().rjust(98, b"\0")
+    length, begin, end = *struct.unpack_from("<2L", tail, 88), size - 22
+    if tail[56:60] == b"PK\6\7":
+        end = size - 98
+        if struct.unpack_from("<Q", tail, 64)[0] != end or tail[:4] != b"PK\6\6":
+            raise FileRefusedError("an archive whose end is not where it should be")
+        length, begin = struct.unpack_from("<2Q", tail, 40)
+    if tail[76:80] != b"PK\5\6" or tail[96:] != b"\0\0" or begin + length != end:
+        raise FileRefusedError("bytes before or after its archive, which torch does not write")
 
 
 def _records(archive: zipfile.ZipFile, size: int) -> dict[str, int]:

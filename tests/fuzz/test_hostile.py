@@ -99,6 +99,48 @@ def test_compressed_archives_are_refused(tmp_path: Path) -> None:
         read_torch(tmp_path / "a.pt")
 
 
+def test_an_archive_that_readers_of_zip_take_for_two_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.ones(1000)}, path)
+    plain = path.read_bytes()
+    for data in (plain + plain, plain + b"\0" * 30, plain[:-2] + b"\4\0abcd"):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"its archive|end is not where"):
+            read_torch(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("a/DATA/0", "upper and lower case"), ("A/data.PKL", "other archives"), ("a/data/\u00e9", "unusual names")],
+)
+def test_entries_that_torch_may_take_for_others_are_refused(tmp_path: Path, name: str, reason: str) -> None:
+    """It looks names up without regard to case, and takes the archive's name from the first entry."""
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.ones(1000)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"short")
+    with pytest.raises(ValueError, match=reason):
+        read_torch(path)
+
+
+def test_archives_of_any_name_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "\u00e9 \U0001f600.pt"
+    torch.save({"w": torch.ones(3)}, path)
+    assert read_torch(path)["w"].tolist() == [1, 1, 1]
+
+
+def test_an_archive_without_the_64_bit_end_is_read(tmp_path: Path) -> None:
+    """Other programs leave it out of small ones; torch writes it always."""
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.ones(3)}, path)
+    _altered(path, lambda content: content)
+    assert read_torch(path)["w"].tolist() == [1, 1, 1]
+    plain = path.read_bytes()
+    path.write_bytes(plain + plain)
+    with pytest.raises(ValueError, match="before or after its archive"):
+        read_torch(path)
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     make_set(tmp_path / "set", form="safetensors")
     for name in ("images.safetensors", "manifest.json"):
