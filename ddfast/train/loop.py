@@ -47,7 +47,8 @@ class LoopOptions:
 
     Attributes:
         checkpoint: file to write after epochs, and to go on from where it exists.
-        checkpoint_seconds: least time between two writes; 0 writes after every epoch. The end is always written.
+        checkpoint_seconds: least time between two writes; 0 writes after every epoch. The end is always written. A
+            training that is stopped between loses what came after the last write, within an epoch too.
         identity: JSON values that also decide the result (such as the set's sha256), kept in the checkpoint; it is
             resumed only by a training with the same.
         compile: ``torch.compile`` the model for the training steps.
