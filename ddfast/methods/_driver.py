@@ -33,6 +33,7 @@ from ddfast.runs import (
 from ddfast.runs.folder import DEFAULT_OUTPUTS
 from ddfast.runs.sharing import teller, unless
 from ddfast.store import contact_sheet_png
+from ddfast.store.files import IMAGES_FILE
 from ddfast.train import NonFiniteLossError
 from ddfast.train.flat_student import flat_accuracy, fresh_theta
 from ddfast.train.matching import Matcher, MatchingData, Starts
@@ -176,6 +177,7 @@ class _Run:
         }
         extras |= matcher.extras() if isinstance(matcher, HasExtras) else {}
         problem.write(out, stored, classes, extras, manifest)
+        task.record_file(IMAGES_FILE)
         task.complete({"losses": len(course.losses), "tests": course.tests})
 
 

@@ -19,10 +19,20 @@ from ddfast.methods._options import RunOptions
 from ddfast.runs import Timings, atomic_write_bytes, seeds
 from ddfast.runs.seeds import stream_key
 from ddfast.store import DistilledSet, contact_sheet_png, set_fingerprint
+from ddfast.store.files import IMAGES_FILE
 from ddfast.store.manifest import MANIFEST_FILE
 from ddfast.store.provenance import normalization_to_json
 
 _PICTURES = 4096  # as many as whitening takes at a time, so that it gives the same bits
+
+
+def is_written(out: Path) -> bool:
+    """Whether the set is there; a manifest without images, which are to be made anew, is removed."""
+    there = (out / MANIFEST_FILE).exists()
+    if there and not (out / IMAGES_FILE).exists():
+        (out / MANIFEST_FILE).unlink(missing_ok=True)
+        return False
+    return there
 
 
 class Problem:
@@ -151,7 +161,7 @@ class Problem:
             "space": "zca" if self.config.zca else "normalized",
             **manifest,
         }
-        if not (out / MANIFEST_FILE).exists():
+        if not is_written(out):
             made.save(out, format="safetensors")
         atomic_write_bytes(out / "contact_sheet.png", contact_sheet_png(made))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ddfast._outside import read_json
+from ddfast._outside import has_link, read_json
 from ddfast.runs import description, folder
 from ddfast.runs.atomic import (
     RunError,
@@ -320,9 +320,13 @@ class Ledger:
         return bad
 
     def forget(self, task: str) -> None:
-        """Drop the done record of ``task``, so that it is done anew; its files stay until then."""
+        """Drop the done record of ``task`` and the files it names, so that it is done anew."""
         self._done.pop(task, None)
         self._make_tasks_folder()
+        record = self._load(task)
+        for name in record.files if record is not None else ():
+            if not has_link(self.root, name.rpartition("/")[0]):  # what a link leads to is none of this run's
+                (self.root / name).unlink(missing_ok=True)
         self.done_path(task).unlink(missing_ok=True)
         records = dict(self._read_records() or {})
         if records.pop(task, None) is not None:
@@ -343,7 +347,7 @@ class Ledger:
         running += self._book.held_count()
         return Status(len(self.tasks), done, running, len(self.tasks) - done - running)
 
-    def finish(self, *, keep_files: bool = True) -> None:
+    def finish(self, *, keep_files: bool | Collection[str] = True) -> None:
         """Once every task is done: gather the done records in ``records.json`` and remove ``tasks/`` and temporaries.
 
         Any worker may call it, also several at once. The folder then holds only results and a few files, so that
@@ -351,7 +355,7 @@ class Ledger:
 
         Args:
             keep_files: False deletes the tasks' files, for a run that made another result of them; their tasks stay
-                done.
+                done. Some tasks: deletes those of all others.
 
         Raises:
             RunError: some tasks are not done.
@@ -360,8 +364,10 @@ class Ledger:
             status = self.status()
             raise RunError(f"{self.root}: {status.done} of {status.total} tasks are done; finish needs all of them")
         records = self.records()
+        keep = (self.tasks if keep_files else ()) if isinstance(keep_files, bool) else keep_files
+        dropped = {task for task in self.tasks if task not in keep}
         if any(self._gathered_record(task) is None for task in self.tasks):  # else another worker was here
-            kept = records if keep_files else {task: record.without_files() for task, record in records.items()}
+            kept = {task: record.without_files() if task in dropped else record for task, record in records.items()}
             # without who did it when, so that interrupted and uninterrupted runs end in the same bytes
             content = description.as_bytes({task: record.settled().as_json() for task, record in kept.items()})
             try:
@@ -370,13 +376,13 @@ class Ledger:
                 if self._read_records() is None:
                     raise
         paths = [self.root / name for record in records.values() for name in record.files]
-        for directory in {path.parent for path in paths}:
+        for directory in {path.parent for path in paths} - {self.root}:
             remove_temporaries(directory)
         # beside the results other workers may be writing the same few files at this moment
         remove_temporaries(self.root, idle=self._book.expiry)
-        if not keep_files:
-            for path in paths:
-                path.unlink(missing_ok=True)
+        for task in dropped:
+            for name in records[task].files:
+                (self.root / name).unlink(missing_ok=True)
         self._book.close()
         shutil.rmtree(self.root / folder.TASKS_FOLDER, ignore_errors=True)
 

@@ -106,6 +106,7 @@ class Task:
     id: str
     attempt: int
     _staged: dict[str, tuple[Path, FileEntry]] = field(default_factory=dict, repr=False)
+    _noted: dict[str, FileEntry] = field(default_factory=dict, repr=False)
     _finished: bool = field(default=False, repr=False)
     _began: float = field(default_factory=time.monotonic, repr=False)
 
@@ -133,6 +134,22 @@ class Task:
             discard([self._staged[name][0]])
         self._staged[name] = (temporary, FileEntry(len(data), hashlib.sha256(data).hexdigest()))
 
+    def record_file(self, name: str) -> None:
+        """Note a result file that is written already, so that its size and contents are checked from then on.
+
+        Args:
+            name: as in `write_bytes`.
+
+        Raises:
+            ValueError: as in `write_bytes`.
+            OSError: it is not there.
+        """
+        digest = hashlib.sha256()
+        with (self.ledger.root / check_name(name)).open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+            self._noted[name] = FileEntry(file.tell(), digest.hexdigest())
+
     def complete(self, record: Mapping[str, Any] | None = None) -> bool:
         """Publish the staged files, then the done record.
 
@@ -151,7 +168,7 @@ class Task:
             raise RunError(f"task {self.id}: complete() was called twice")
         done = DoneRecord(
             self.id,
-            {name: entry for name, (_, entry) in self._staged.items()},
+            {**self._noted, **{name: entry for name, (_, entry) in self._staged.items()}},
             dict(record or {}),
             str(self.book.owner),
             round(time.monotonic() - self._began, 3),

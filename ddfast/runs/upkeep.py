@@ -37,8 +37,8 @@ def retry(
 
     Args:
         root: folder of the run.
-        task: this one, whatever became of it, also if it is done: it will be done anew, though its files stay until
-            then. Named as in an overview, such as ``experts/expert-00003``. None for all that failed or expired.
+        task: this one, whatever became of it, also if it is done: its files are removed, and it will be done anew.
+            Named as in an overview, such as ``experts/expert-00003``. None for all that failed or expired.
         verify: also those that are done but whose files are missing or no longer have the size and SHA-256 that were
             recorded; every file is read. Not with ``task``.
         expiry, clock_skew: as of the run's workers.

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddfast.methods._problem import Problem
+from ddfast.methods._problem import Problem, is_written
 from ddfast.methods.d3 import report
 from ddfast.methods.d3.config import D3Config
 from ddfast.methods.d3.cost import run_cost
@@ -18,7 +18,6 @@ from ddfast.methods.d3.split import Blocks
 from ddfast.methods.d3.stored_block import StoredBlock
 from ddfast.runs import atomic_write_bytes
 from ddfast.store import DistilledSet
-from ddfast.store.manifest import MANIFEST_FILE
 from ddfast.store.provenance import normalization_to_json
 from ddfast.train import NonFiniteLossError
 from ddfast.train.flat_student import fresh_theta
@@ -48,7 +47,7 @@ def merge(
     Raises:
         ValueError: a number is not finite, or too large for float16.
     """
-    if (out / MANIFEST_FILE).exists():
+    if is_written(out):
         return
     made = assembled(problem, config, parts)
     distribution = Distribution.of(made)

@@ -49,6 +49,7 @@ from ddfast.runs import (
 )
 from ddfast.runs.folder import DEFAULT_OUTPUTS
 from ddfast.runs.sharing import teller, unclaimed, unless
+from ddfast.store.files import IMAGES_FILE
 
 BLOCKS, TEACHER, SPLIT_FILE = "blocks", "teacher", "split.json"
 OUTPUTS = (
@@ -274,6 +275,7 @@ class _Run:
         gathered = self._gathered(timings)
         atomic_write_bytes(self.out / TIMINGS_FILE, json.dumps(gathered.as_json(), indent=1).encode())
         show_timings(gathered, "d3", self.options)
+        task.record_file(IMAGES_FILE)
         task.complete()
 
     def _gathered(self, last: Timings) -> Timings:

@@ -34,6 +34,7 @@ from ddfast.methods.pdd.starts import FreshStarts, Lesson, Transition, keep_orig
 from ddfast.runs import TIMINGS_FILE, Ledger, RunError, Task, Timings, open_ledger, refuse_occupied
 from ddfast.runs.folder import DEFAULT_OUTPUTS
 from ddfast.runs.sharing import teller, unless
+from ddfast.store.files import IMAGES_FILE
 from ddfast.train.matching import Matcher, MatchingData, Starts
 from ddfast.train.trajectories import EXPERTS_FILE
 
@@ -70,14 +71,23 @@ def run(source: Source, out: Path, config: PDDConfig, options: RunOptions, obser
         out, tasks, settings, worker=worker, resume=options.resume, overwrite=options.overwrite, outputs=OUTPUTS
     ) as ledger:
         if not ledger.finished():
+            _forget_dropped(ledger, out, config.stages)
             with unless(ledger.finished):
                 _Run(source, out, config, options, ledger).all()
-        ledger.finish(keep_files=False)
+        ledger.finish(keep_files=("write",))
         _tidy(out / STAGES)
 
 
 def _task(stage: int) -> str:
     return f"stage-{stage}"
+
+
+def _forget_dropped(ledger: Ledger, out: Path, stages: int) -> None:
+    """A set that is to be made anew needs all stages again: their parts were dropped when it was finished."""
+    done = [stage for stage in range(stages) if ledger.completed(_task(stage))]
+    if not all((out / STAGES / str(stage) / Part.FILE).exists() for stage in done) and not ledger.completed("write"):
+        for stage in done:
+            ledger.forget(_task(stage))
 
 
 def _tidy(folder: Path) -> None:
@@ -112,6 +122,7 @@ class _Run:
         if task is not None:
             with task:
                 self._write()
+                task.record_file(IMAGES_FILE)
                 task.complete()
             show_timings(self.timings, self.title, self.options)
 
