@@ -60,7 +60,6 @@ ABOUT = {
 _SELECTIONS = {
     "random": "They were drawn at random.",
     "herding": "They were taken so that their mean feature stays near that of their class (herding).",
-    "kcenter": "They were taken to cover their class in the observer's features (k-center).",
     "k-center": "They were taken to cover their class in the observer's features (k-center).",
     "forgetting": "They are those that networks forgot most often while they were trained.",
 }
