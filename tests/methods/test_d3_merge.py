@@ -62,7 +62,7 @@ def test_images_and_labels_are_of_the_numbers_that_are_stored(out: Path) -> None
 
 def test_controls_get_the_same_labels_from_the_teacher_file(out: Path) -> None:
     found = ddfast.load(out)
-    teacher, _ = find_teacher(str(out / "teacher.safetensors"), None, found, None, None)
+    teacher, _ = find_teacher(str(out / "teacher.safetensors"), None, found, None)
     distribution = Distribution.of(found)
     assert teacher is not None
     assert distribution is not None

@@ -187,13 +187,14 @@ def test_idcs_students_get_its_augmentation_then_cutmix() -> None:
     plain = normalize(images, IMAGENET)
     index, mixed = torch.arange(10), set()
     for epoch in range(12):
-        x, pairs, share = loss.prepare(Batch(index, epoch, 0))
+        x, own, partners, share = loss.prepare(Batch(index, epoch, 0))
         want = apply_idc(plain, draw_idc(STUDENT, 10, (SIDE, SIDE), seed=0, epoch=epoch))
         mix = draw_cutmix(10, (SIDE, SIDE), seed=0, epoch=epoch, probability=0.5)
         mixed.add(mix is not None)
         partner = index if mix is None else mix.partner
         torch.testing.assert_close(x, want if mix is None else apply_cutmix(want, mix), rtol=1e-4, atol=1e-4)
-        assert torch.equal(pairs, torch.stack([labels, labels[partner]]))
+        assert torch.equal(own, labels)
+        assert torch.equal(partners, labels[partner])
         assert float(share) == pytest.approx(1 if mix is None else mix.share)
     assert mixed == {True, False}
 
