@@ -16,6 +16,7 @@ from ddfast.evaluation.plan import Plan
 from ddfast.evaluation.tasks import run_task
 from ddfast.evaluation.validation import CACHE_FILE
 from ddfast.runs import Ledger, Progress, RunError, Task, Worker, open_ledger
+from ddfast.runs.sharing import teller
 from ddfast.train import TrainProgress
 from ddfast.train.data_parallel import Group
 
@@ -106,7 +107,7 @@ def work(plan: Plan, ledger: Ledger, *, quiet: bool = True, group: Group | None 
     mode = "quiet" if quiet else "auto"
     begun = _weight_done(ledger, weights)
     with Progress(sum(weights.values()), done=begun, unit=plan.unit, title=plan.title, mode=mode) as progress:
-        for task in ledger.claims(poll=0.2):
+        for task in ledger.claims(poll=0.2, on_wait=teller(quiet)):
             with task:
                 spec, before = specs[task.id], _weight_done(ledger, weights)
 

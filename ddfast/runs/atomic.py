@@ -144,12 +144,13 @@ def name_exclusively(temporary: Path, path: Path) -> bool:
     return True
 
 
-def stage_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+def stage_bytes(path: str | os.PathLike[str], data: bytes, *, folders: bool = True) -> Path:
     """Write ``data`` under a temporary name beside ``path``; `publish` flushes it to the disk and names it.
 
     Args:
-        path: the final path; missing folders are made.
+        path: the final path.
         data: its contents.
+        folders: make missing folders; without it a missing one is FileNotFoundError.
 
     Returns:
         The temporary, for `publish` or `discard`.
@@ -160,7 +161,8 @@ def stage_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
     target = Path(path)
     temporary = _temporary_of(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if folders:
+            target.parent.mkdir(parents=True, exist_ok=True)
         _write(temporary, data)
     except BaseException as error:
         discard([temporary])
@@ -227,8 +229,9 @@ def remove_temporaries(folder: str | os.PathLike[str], *, idle: float = 0.0) -> 
         return 0
     if idle > 0 and (living := [entry for entry in found if not abandoned(entry.name)]):
         probe = stage_bytes(root / "clock", b"")
-        limit = _changed(probe) - idle
+        now = _changed(probe)
         discard([probe])
+        limit = now - idle if math.isfinite(now) else -math.inf  # the probe swept by another: nobody's age is known
         found = [entry for entry in found if entry not in living or _changed(entry) <= limit]
     for entry in found:
         if entry.is_dir() and not entry.is_symlink():

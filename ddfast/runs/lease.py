@@ -173,9 +173,9 @@ class LeaseBook:
         """One heartbeat: touch every lease held, and notice those taken over."""
         with self._lock:
             for task, generation in self._held.items():
-                if self.path(task, generation + 1).exists():
-                    self._lost.add(task)
                 try:
+                    if self.path(task, generation + 1).exists():
+                        self._lost.add(task)
                     os.utime(self.path(task, generation), follow_symlinks=False)
                 except FileNotFoundError:
                     self._lost.add(task)

@@ -268,8 +268,9 @@ class Ledger:
         return f"{self.root}: waiting for task {task}, held by {whose}; should that one end, this one goes on with it"
 
     def claims(
-        self, *, wait: bool = True, poll: float = 1.0, wanted: Callable[[], bool] | None = None
-    ) -> Iterator[Task]:
+        self, *, wait: bool = True, poll: float = 1.0, wanted: Callable[[], bool] | None = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> Iterator[Task]:  # fmt: skip
         """Task after task until the run is finished.
 
         Args:
@@ -277,6 +278,8 @@ class Ledger:
                 False: stop instead.
             poll: seconds between two looks while waiting, once a few shorter ones are over.
             wanted: asked before each look; the first False ends it, as if no task were left.
+            on_wait: called once, before the first wait, with a line that says which task is waited for and who holds
+                it.
 
         Yields:
             `Task` objects; use each as a context manager before taking the next.
@@ -290,6 +293,9 @@ class Ledger:
             elif not wait or self.finished():
                 return
             else:
+                if on_wait is not None and (held := [task for task in self.tasks if self.busy(task)]):
+                    on_wait(self.waiting_line(held[0]))
+                    on_wait = None
                 time.sleep(next(pauses))
 
     def completed(self, task: str, *, checksums: bool = False) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddfast._outside import as_text, has_link, is_safe_path
 from ddfast.runs import folder
-from ddfast.runs.atomic import RunError, atomic_write_bytes, discard, publish, stage_bytes
+from ddfast.runs.atomic import RunError, discard, publish, stage_bytes
 from ddfast.runs.failure import Failure, drop_failures
 from ddfast.runs.lease import LeaseBook
 
@@ -165,7 +165,7 @@ class Task:
             TypeError, ValueError: ``record`` is not JSON (NaN and infinities are not).
         """
         if self._finished:
-            raise RunError(f"task {self.id}: complete() was called twice")
+            raise RunError(f"task {self.id}: complete() was called twice, or after release()")
         done = DoneRecord(
             self.id,
             {**self._noted, **{name: entry for name, (_, entry) in self._staged.items()}},
@@ -188,20 +188,22 @@ class Task:
         return first
 
     def release(self) -> None:
-        """Drop what was staged and give the task back."""
+        """Drop what was staged and give the task back; what ends the block then is no failure of this task."""
+        self._finished = True
         discard(temporary for temporary, _ in self._staged.values())
         self._staged = {}
         self.book.release(self.id)
 
     def _publish(self, staged: Mapping[str, tuple[Path, FileEntry]], content: bytes) -> bool:
+        record = self.ledger.done_path(self.id)
         try:
             publish([(temporary, self.ledger.root / name) for name, (temporary, _) in staged.items()])
+            publish([(stage_bytes(record, content, folders=False), record)])
         except FileNotFoundError:
-            # another worker took over, finished the run and swept our temporaries; otherwise it is a true fault
+            # another worker took over, finished the run and swept our temporaries or tasks/; else it is a true fault
             if self.ledger.completed(self.id):
                 return False
             raise
-        atomic_write_bytes(self.ledger.done_path(self.id), content)
         return True
 
     def __enter__(self) -> Task:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ddfast.data.resident import Pictures, Resident
 from ddfast.nets.flat_net import FlatNet
 from ddfast.runs import Ledger, Progress, RunError, Task, Worker, identify_worker, open_ledger
-from ddfast.runs.sharing import require_wanted
+from ddfast.runs.sharing import require_wanted, teller
 from ddfast.store import set_fingerprint
 from ddfast.train.adjoint.many_step import ManyStep, fastest_way
 from ddfast.train.adjoint.step import PRECISIONS, float32
@@ -152,8 +152,9 @@ def train_experts(
         title = f"training {config.experts} experts, {config.epochs} epochs each"
         with Progress(config.experts * config.epochs, done=done, unit="epochs", title=title, mode=mode) as shown:
             training = _Training(
-                step, images.to(device), labels.to(device), config, starts, store, counting, shown, wanted
-            )
+                step, images.to(device), labels.to(device), config, starts, store, counting, shown, wanted,
+                teller(quiet),
+            )  # fmt: skip
             training.run(ledger, together or _together(net, training.images.device, config, me.count), on_expert)
         if states is not None:
             states.merge(config.experts)
@@ -199,12 +200,13 @@ class _Training:
     states: ForgettingStates | None
     shown: Progress
     wanted: Callable[[], bool] | None = None
+    on_wait: Callable[[str], None] | None = None
 
     def run(self, ledger: Ledger, together: int, on_expert: Callable[[int], None] | None) -> None:
         """Takes experts until none is left; a finished one's place goes to the next."""
         with ExitStack() as held:
             running: list[_Running] = []
-            for first in ledger.claims(wanted=self.wanted):
+            for first in ledger.claims(wanted=self.wanted, on_wait=self.on_wait):
                 running.append(self._begin(held.enter_context(first)))
                 while running:
                     while len(running) < together and (task := ledger.claim_next()) is not None:
@@ -224,6 +226,7 @@ class _Training:
 
     def _begin(self, task: Task) -> _Running:
         number = int(task.id.rpartition("-")[2])
+        self.store.begin(number, task)
         if self.store.epochs_done(number) < 0:
             if self.starts is None:
                 begun = fresh_theta(self.step.net, self.config.seed, f"expert {number}")
@@ -255,6 +258,9 @@ class _Training:
                 self._keep(each, theta, mean)
         for each, mean, sound in zip(running, means, finite, strict=True):
             if not (sound and math.isfinite(mean)):
+                for other in running:
+                    if other is not each:
+                        other.task.release()  # not its failure
                 raise NonFiniteLossError(
                     f"expert {each.number}: the loss became {mean} in epoch {each.epoch + 1} at learning rate "
                     f"{config.lr}; snapshots up to the epoch before are kept. Lower the learning rate"

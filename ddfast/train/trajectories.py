@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ from torch import Tensor
 from ddfast._outside import as_text, check_file, parse_json
 from ddfast._temporary import temporary_name
 from ddfast._tensor_files import read_torch
-from ddfast.runs import RunError, atomic_write_bytes
-from ddfast.runs.atomic import discard, explain, name_exclusively
+from ddfast.runs import RunError, Task, atomic_write_bytes
+from ddfast.runs.atomic import discard, explain, flush_folder, name_exclusively
 
 EXPERTS_FILE = "experts.safetensors"
 FORMAT = "ddfast.trajectories/1"
 _LONGEST_HEADER = 100 << 20  # as safetensors
+_MAKING = 10.0  # seconds that another worker may take to name a file
 
 
 class TrajectoryStore:
@@ -54,6 +56,7 @@ class TrajectoryStore:
             RunError: the file there holds other experts, or the disk is full.
         """
         if path.exists():
+            _wait_until_made(path)
             store = cls.open(path)
             differing = [
                 f"{key} {store.info.get(key)!r} there, {info.get(key)!r} here"
@@ -72,7 +75,10 @@ class TrajectoryStore:
             with temporary.open("wb") as file:
                 file.write(header)
                 _reserve(file.fileno(), len(header) + _padded(4 * experts) + 4 * int(np.prod(shape)))
+                file.flush()
+                os.fsync(file.fileno())
             name_exclusively(temporary, path)  # of two workers here at once one wins, and both use its file
+            flush_folder(path.parent)
         except OSError as error:
             raise explain(error, path, "making room for the experts") or error from error
         finally:
@@ -129,6 +135,14 @@ class TrajectoryStore:
             raise IndexError(f"epoch: got {epoch}, but expert {expert} has snapshots 0 .. {self.epochs_done(expert)}")
         data = self._read(self._place(expert, epoch), 4 * self.shape[2])
         return torch.from_numpy(np.frombuffer(bytearray(data), dtype="<f4"))
+
+    def begin(self, expert: int, task: Task) -> None:
+        """Drops the snapshots of an expert whose task is to be done anew, as ``ddfast retry --task`` asks for.
+
+        A task that was merely stopped has had an attempt before, and goes on.
+        """
+        if task.attempt == 0 and self.epochs_done(expert) >= 0:
+            self._write(self._counts + 4 * expert, struct.pack("<i", 0))
 
     def write(self, expert: int, epoch: int, theta: Tensor) -> None:
         """The next snapshot of an expert; on disk before it counts as done.
@@ -248,6 +262,15 @@ def _header(shape: tuple[int, int, int], info: Mapping[str, Any]) -> bytes:
     text = json.dumps(content).encode()
     length = -(-(8 + len(text)) // mmap.PAGESIZE) * mmap.PAGESIZE - 8
     return struct.pack("<Q", length) + text.ljust(length)
+
+
+def _wait_until_made(path: Path) -> None:
+    """On a file system without hard links a file is empty for a moment before another worker's takes its place."""
+    limit = time.monotonic() + _MAKING
+    while path.stat().st_size == 0:
+        if time.monotonic() > limit:
+            raise RunError(f"{path}: is empty, its maker was stopped; remove the file and start again")
+        time.sleep(0.05)
 
 
 def _reserve(handle: int, length: int) -> None:

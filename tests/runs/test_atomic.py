@@ -228,3 +228,20 @@ def test_remove_temporaries_takes_only_ours(tmp_path: Path) -> None:
     assert atomic.remove_temporaries(tmp_path) == 1
     assert sorted(os.listdir(tmp_path)) == [".hidden", "y.tmp"]
     assert atomic.remove_temporaries(tmp_path / "missing") == 0
+
+
+def test_without_the_file_systems_clock_nothing_of_others_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / f"{TEMPORARY_PREFIX}00000000.1.1.00000000-other"
+    elsewhere.touch()
+    stage = atomic.stage_bytes
+
+    def swept(path: Path, data: bytes) -> Path:
+        probe = stage(path, data)
+        probe.unlink()  # by a worker that finishes just now
+        return probe
+
+    monkeypatch.setattr(atomic, "stage_bytes", swept)
+    assert atomic.remove_temporaries(tmp_path, idle=60) == 0
+    assert elsewhere.exists()

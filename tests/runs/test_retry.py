@@ -36,3 +36,14 @@ def test_damaged_images_are_found_and_made_anew(tmp_path: Path, method: str, tas
         block.write_bytes(good[:-5])  # seen without checksums
         work(method, out)
         assert block.read_bytes() == good
+
+
+def test_a_retried_expert_is_trained_anew(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    work("mtt", out)
+    store = out / "experts/experts.safetensors"
+    good = _damage(store)
+    assert retry(out, "experts/expert-00002") == ["experts/expert-00002"]
+    assert retry(out, "distill") == ["distill"]
+    work("mtt", out)
+    assert store.read_bytes() == good

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -226,6 +228,7 @@ def test_one_that_diverges_leaves_the_others_snapshots(tmp_path: Path) -> None:
         train_experts(NET, *pictures(), CONFIG, tmp_path, starts=starts, together=3, quiet=True)
     there = TrajectoryStore.open(tmp_path)
     assert [there.epochs_done(k) for k in range(3)] == [1, 0, 1]
+    assert [path.name for path in tmp_path.glob("tasks/*.failed-*")] == ["expert-00001.failed-0.json"]
 
 
 def test_identity_names_architecture_and_recipe() -> None:
@@ -252,6 +255,20 @@ def test_two_workers_that_begin_together_share_one_file(tmp_path: Path, monkeypa
     second = TrajectoryStore.create(path, 2, 1, 4, {"seed": 0})
     assert second.snapshot(0, 0).tolist() == [0, 1, 2, 3]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["experts.safetensors"]
+
+
+def test_an_empty_file_is_one_that_another_worker_is_making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, path = tmp_path / "made.safetensors", tmp_path / "experts.safetensors"
+    TrajectoryStore.create(made, 2, 1, 4, {"seed": 0})
+    path.touch()
+    timer = threading.Timer(0.2, os.replace, (made, path))
+    timer.start()
+    assert TrajectoryStore.create(path, 2, 1, 4, {"seed": 0}).epochs_done(0) == -1
+    timer.join()
+    path.write_bytes(b"")
+    monkeypatch.setattr(trajectories, "_MAKING", 0.1)
+    with pytest.raises(RunError, match="is empty, its maker was stopped; remove the file"):
+        TrajectoryStore.create(path, 2, 1, 4, {"seed": 0})
 
 
 def test_a_worker_that_lost_its_expert_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

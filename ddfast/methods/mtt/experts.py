@@ -94,6 +94,7 @@ def _import(files: Sequence[Path], net: FlatNet, info: dict[str, Any], out: Path
     for number, expert in enumerate(read_replay_buffers(files)):
         thetas = [net.join(snapshot) for snapshot in expert]
         store = TrajectoryStore.create(out / EXPERTS_FILE, total, len(thetas) - 1, net.size, info)
+        store.begin(number, task)
         for epoch in range(store.epochs_done(number) + 1, len(thetas)):
             if task.lost:
                 raise RunError(f"{out}: another worker has taken over the import; start this worker again")

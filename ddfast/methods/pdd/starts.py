@@ -14,7 +14,7 @@ from torch import Tensor
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import RunOptions
 from ddfast.runs import Ledger, Progress, RunError, Timings, open_ledger
-from ddfast.runs.sharing import require_wanted
+from ddfast.runs.sharing import require_wanted, teller
 from ddfast.train.flat_student import fresh_theta
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore
 
@@ -115,21 +115,23 @@ def pooled_starts(
         mode = "quiet" if options.quiet or done == count else "auto"
         title = f"training networks on {stage} of the sets" if stage > 1 else "training networks on the first set"
         with Progress(count, done=done, unit="networks", title=title, mode=mode) as shown:
-            _train(transition, stage, ledger, store, earlier, lesson, shown, wanted)
+            _train(transition, stage, ledger, store, earlier, lesson, shown, wanted, teller(options.quiet))
         ledger.finish()
     return torch.stack([store.snapshot(number, 0) for number in range(count)])
 
 
 def _train(
     transition: Transition, stage: int, ledger: Ledger, store: TrajectoryStore, earlier: TrajectoryStore | None,
-    lesson: Lesson, shown: Progress, wanted: Callable[[], bool] | None,
+    lesson: Lesson, shown: Progress, wanted: Callable[[], bool] | None, on_wait: Callable[[str], None],
 ) -> None:  # fmt: skip
-    for first in ledger.claims(wanted=wanted):
+    for first in ledger.claims(wanted=wanted, on_wait=on_wait):
         with ExitStack() as stack:
             tasks = [stack.enter_context(first)]
             while len(tasks) < transition.together and (another := ledger.claim_next()) is not None:
                 tasks.append(stack.enter_context(another))
             numbers = [int(task.id.rpartition("-")[2]) for task in tasks]
+            for task, number in zip(tasks, numbers, strict=True):
+                store.begin(number, task)
             missing = [number for number in numbers if store.epochs_done(number) < 0]
             begun = [transition.origin(n) if earlier is None else earlier.snapshot(n, 0) for n in missing]
             streams = [f"pdd/transition {stage} {number}" for number in missing]
