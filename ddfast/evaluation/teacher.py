@@ -133,8 +133,9 @@ def made_again(
     if not keep.exists():
         with unless(keep.exists):  # another worker may have done everything meanwhile
             found = teacher.planned.shared(
-                keep.with_suffix(""), worker=worker, device=device, progress="quiet" if quiet else "auto"
-            )
+                keep.with_suffix(""), worker=worker, device=device, progress="quiet" if quiet else "auto",
+                wanted=lambda: not keep.exists(),
+            )  # fmt: skip
             atomic_write_bytes(keep, state_bytes(found.module))
     observer = teacher.planned.read(keep)
     known = distilled.manifest.get("observer") or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,17 +61,21 @@ def open_observer(
     )
 
 
-def trained_observer(planned: Observer | SmallObserver, out: Path, options: RunOptions) -> Observer:
+def trained_observer(
+    planned: Observer | SmallObserver, out: Path, options: RunOptions, wanted: Callable[[], bool]
+) -> Observer:
     """``planned`` itself, or trained by one of the workers that have begun the run in ``out``, and read by the others.
 
+    ``wanted`` is asked before it is trained.
+
     Raises:
-        ddfast.runs.RunError: the disk is full.
+        ddfast.runs.RunError: the disk is full, or ``wanted`` said no.
     """
     if isinstance(planned, Observer):
         return planned
     return planned.shared(
         out / FOLDER, worker=options.worker(), device=options.torch_device(),
-        progress="quiet" if options.quiet else "auto",
+        progress="quiet" if options.quiet else "auto", wanted=wanted,
     )  # fmt: skip
 
 

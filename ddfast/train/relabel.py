@@ -98,7 +98,7 @@ def relabel(
         on_progress: called after every batch.
 
     Returns:
-        The store, complete unless other workers are still at it.
+        The store, complete.
 
     Raises:
         ValueError: settings, set and teachers do not fit together, or logits that are not finite (names the epoch).
@@ -136,7 +136,7 @@ def relabel(
         if not done():
             with unless(done):
                 if group is None:
-                    group = group_of(_trained(teachers, Path(out), worker, str(device), progress))
+                    group = group_of(_trained(teachers, Path(out), lambda: not done(), worker, str(device), progress))
                 made_from |= {"teachers": group.fingerprints}
                 store = LabelStore.create(out, **layout.as_json(), fingerprint=made_from)
                 with Progress(
@@ -163,11 +163,12 @@ def _weights(teacher: Observer | nn.Module | SmallObserver) -> Any:
 
 
 def _trained(
-    teachers: Sequence[Observer | nn.Module | SmallObserver], out: Path, worker: Worker | None, device: str, mode: str
-) -> list[Observer | nn.Module]:
-    """The teachers, those that are to be trained by one worker each."""
+    teachers: Sequence[Observer | nn.Module | SmallObserver], out: Path, wanted: Callable[[], bool],
+    worker: Worker | None, device: str, mode: str,
+) -> list[Observer | nn.Module]:  # fmt: skip
+    """The teachers, those that are to be trained by one worker each, unless they are no longer ``wanted``."""
     return [
-        each.shared(out / TEACHERS / str(number), worker=worker, device=device, progress=mode)
+        each.shared(out / TEACHERS / str(number), worker=worker, device=device, progress=mode, wanted=wanted)
         if isinstance(each, SmallObserver) else each
         for number, each in enumerate(teachers)
     ]  # fmt: skip

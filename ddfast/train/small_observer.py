@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ddfast.nets.checkpoints import fingerprint, read_state_dict, state_bytes
 from ddfast.nets.convnet import ConvNet
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.runs import Progress, Worker, open_ledger
-from ddfast.runs.sharing import teller
+from ddfast.runs.sharing import require_wanted, teller
 from ddfast.train.demo_recipe import OBSERVER, small_convnet
 from ddfast.train.loop import TrainConfig, TrainProgress
 from ddfast.train.supervised import fit
@@ -99,8 +100,9 @@ class SmallObserver:
         return self._observer(net)
 
     def shared(
-        self, folder: Path, *, worker: Worker | None = None, device: str = "cpu", progress: str = "auto"
-    ) -> Observer:
+        self, folder: Path, *, worker: Worker | None = None, device: str = "cpu", progress: str = "auto",
+        wanted: Callable[[], bool] | None = None,
+    ) -> Observer:  # fmt: skip
         """Trained by one of the workers that call this with the same folder, and read by all.
 
         Args:
@@ -108,12 +110,15 @@ class SmallObserver:
                 for may remove it, under the feet of workers that still wait (see `ddfast.runs.sharing.unless`).
             worker: who this is.
             device, progress: as of `train`.
+            wanted: asked before it is trained; once False it is not needed any more.
 
         Raises:
             ddfast.runs.RunError: the folder holds another observer or was removed, or the disk is full.
             FileNotFoundError: it was removed.
+            ddfast.runs.sharing.Superseded: ``wanted`` said so.
         """
         with open_ledger(folder, [_TASK], self.identity(), worker=worker, resume=True, outputs=(FILE,)) as ledger:
+            require_wanted(folder, wanted)  # who removed the folder since is done; this one has just made it anew
             task = ledger.claim_or_wait(_TASK, on_wait=teller(progress == "quiet"))
             if task is not None:
                 with task:

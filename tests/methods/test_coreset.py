@@ -17,15 +17,16 @@ from ddfast._types import IMAGENET
 from ddfast.data import open_source
 from ddfast.data.arrays import ArraySource
 from ddfast.data.squares import centre_squares, whole_images
-from ddfast.methods.coreset import pipeline
+from ddfast.methods.coreset import forgetting, pipeline
 from ddfast.methods.coreset.selection import herding, k_center, normalized
 from ddfast.nets.features import Features
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.nets.observers import load_observer
 from ddfast.runs import RunError
 from ddfast.store import DistilledSet, set_fingerprint
-from ddfast.train.experts import ExpertConfig, train_experts
+from ddfast.train.experts import ExpertConfig, _Training, train_experts
 from ddfast.train.forgetting import ForgettingScores
+from ddfast.train.small_observer import SmallObserver
 from tests.methods.rded_case import files_of, small_net, write_pictures
 
 SIZE = 16
@@ -209,6 +210,33 @@ def test_the_most_forgotten_pictures(pictures: Path, tmp_path: Path, monkeypatch
             run(pictures, tmp_path / "cut", **FORGETTING)
     run(pictures, tmp_path / "cut", **FORGETTING, resume=True)
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "made")
+
+
+@pytest.mark.parametrize("select", [FORGETTING, {"observer": "train:conv3"}], ids=["scores", "observer"])
+def test_what_another_worker_has_tidied_away_is_not_trained_again(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: dict[str, Any]
+) -> None:
+    """It finishes the run just when this worker is about to train what the selection needs."""
+    place, name = (forgetting, "train_experts") if select is FORGETTING else (SmallObserver, "shared")
+    late = getattr(place, name)
+
+    def needless(*_: Any) -> None:
+        raise AssertionError("trained again")
+
+    def after_another(*args: Any, **options: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, late)
+            run(pictures, tmp_path / "out", **select, resume=True)
+            patch.setattr(_Training, "_pass", needless)
+            patch.setattr(SmallObserver, "train", needless)
+            return late(*args, **options)
+
+    whole = run(pictures, tmp_path / "whole", **select)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, after_another)
+        made = run(pictures, tmp_path / "out", **select)
+    assert torch.equal(made.images, whole.images)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("selection", ["random", "herding"])

@@ -21,6 +21,7 @@ from ddfast.methods.coreset.config import CoresetConfig
 from ddfast.methods.coreset.pictures import Squares, take
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs.atomic import remove_folder
+from ddfast.runs.sharing import unless
 from ddfast.store import set_fingerprint
 from ddfast.train.experts import ExpertConfig, train_experts
 from ddfast.train.forgetting import FORGETTING_FILE, ForgettingScores
@@ -71,13 +72,10 @@ def find_forgotten(source: Source, stream: Stream, config: CoresetConfig, option
     if config.scores is not None:
         return _by_class(classes, ForgettingScores.load(config.scores, digest).mean)
     kept = out / FORGETTING_FILE
-    try:
-        if not kept.exists():
-            _count(source, images, labels, digest, config, options, out / FOLDER)
+    if not kept.exists():
+        with unless(kept.exists):  # another worker may finish the run meanwhile, and move the scores
+            _count(source, images, labels, digest, config, options, out)
             return _by_class(classes, ForgettingScores.load(out / FOLDER, digest).mean)
-    except (OSError, ValueError, RuntimeError):
-        if not kept.exists():
-            raise  # otherwise another worker has finished the run meanwhile, and moved the scores
     return _by_class(classes, ForgettingScores.load(kept, digest).mean)
 
 
@@ -96,8 +94,9 @@ def _count(
     recipe = ExpertConfig(config.forgetting_networks, config.forgetting_epochs, dsa=config.dsa, seed=config.seed)
     space = Space.of(source.name, images, zca=False, class_names=source.class_names)
     train_experts(
-        net, space.apply(images), labels, recipe, out, pictures=digest, device=options.torch_device(), forgetting=True,
-        quiet=options.quiet,
+        net, space.apply(images), labels, recipe, out / FOLDER, pictures=digest, device=options.torch_device(),
+        forgetting=True, quiet=options.quiet, worker=options.worker(),
+        wanted=lambda: not (out / FORGETTING_FILE).exists(),
     )  # fmt: skip
 
 

@@ -62,7 +62,9 @@ def run(source: Source, out: Path, config: CoresetConfig, options: RunOptions, g
                     print(f"coreset: the run in {out} was complete already", file=sys.stderr)
             else:
                 with unless(lambda: is_complete(ledger, out)):
-                    observer = None if planned is None else trained_observer(planned, out, options)
+                    observer = None
+                    if planned is not None:
+                        observer = trained_observer(planned, out, options, lambda: not is_complete(ledger, out))
                     if not ledger.finished():
                         order = None if config.by_features else _order(source, stream, config, options, out)
                         _Run(source, stream, config, options, ledger, observer, order).all()

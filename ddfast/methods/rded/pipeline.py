@@ -58,7 +58,7 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
             if not is_complete(ledger, out):
                 with unless(lambda: is_complete(ledger, out)):
                     with report.stage("observer"):
-                        observer = trained_observer(planned, out, options)
+                        observer = trained_observer(planned, out, options, lambda: not is_complete(ledger, out))
                         prepared = known or prepare_observer(source, stream, options, observer)
                     _work(source, stream, config, options, ledger, report, prepared)
                     with report.stage("manifest"):
