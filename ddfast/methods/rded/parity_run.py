@@ -24,6 +24,8 @@ from ddfast.runs import Ledger, Progress, open_ledger
 from ddfast.runs.sharing import unless
 from ddfast.store import Cell, class_record
 
+_POLL = 1.0  # seconds between two looks while other workers hold all that is left
+
 
 def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, observer: Any = None) -> None:
     """Reproduces the reference's files for a seeded run; see :mod:`ddfast.methods.rded.parity`.
@@ -53,8 +55,7 @@ def run(source: Source, out: Path, config: RDEDConfig, options: RunOptions, obse
             while not ledger.finished():
                 generator.set_state(begun)
                 _pass(source, config, prepared, generator, ledger, progress)
-                if not ledger.finished():  # what is left is held by other workers
-                    time.sleep(1.0)
+                _wait(ledger)  # a pass reads the headers of all pictures, which is too much for looking
         with unless(lambda: is_complete(ledger, out)):
             output.finish(ledger, out, source, config, prepared, stream_exact=True)
         tidy_classes(ledger, out, config.format)
@@ -77,6 +78,14 @@ def _pass(
                 task.write_bytes(path, data)
             task.complete(_record(source, item, result, files, config))
         progress.update()
+
+
+def _wait(ledger: Ledger) -> None:
+    """While all that is left is held by other workers that live."""
+    left = [name for name in ledger.tasks if not ledger.completed(name)]
+    while left and all(map(ledger.busy, left)):
+        time.sleep(_POLL)
+        left = [name for name in left if not ledger.completed(name)]
 
 
 def _prepare(source: Source, config: RDEDConfig, given: Any) -> tuple[Prepared, torch.Generator]:
