@@ -38,7 +38,7 @@ _PATIENCE = timedelta(days=7)  # others wait while rank 0 looks for a task; a ra
 # a rank's statistics are those of all; torch has renamed the option
 _NAMES = ("forward_sync_buffers", "broadcast_buffers")
 _OPTIONS = signature(nn.parallel.DistributedDataParallel).parameters
-_OWN_BUFFERS: dict[str, Any] = {next(name for name in _NAMES if name in _OPTIONS): False}
+_OWN_BUFFERS: dict[str, Any] = dict.fromkeys([name for name in _NAMES if name in _OPTIONS][:1], False)
 _SIGNS = ("gloo", "nccl", "Connection closed", "Connection reset", "Broken pipe", "Timed out waiting")
 
 
@@ -114,7 +114,8 @@ def joined(device: str = "auto", *, lost: float = LOST) -> Iterator[Group]:
 
     A rank that ends closes its connections, and the others end in a `RunError` at their next collective step; one that
     stands still is given up after ``lost`` seconds. Under ``torchrun --max-restarts`` all begin again, from the last
-    checkpoint. A process group that is there already is used, and left as it is.
+    checkpoint. A process group that is there already is used, and left as it is. All this is tested on CPUs; NCCL on
+    several GPUs has not been run yet.
 
     Args:
         device: cpu, cuda or auto.

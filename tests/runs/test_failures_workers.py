@@ -69,7 +69,7 @@ def test_a_stopped_worker_loses_its_task_and_its_late_result_is_dropped(
                 task.write_bytes("00000/data.bin", result(task.id))
                 task.complete({"place": 0})
                 note(log, f"{task.id} {task.attempt} 1")
-    assert EXPIRY <= time.monotonic() - begin < 10 * EXPIRY
+    assert EXPIRY <= time.monotonic() - begin < 20  # a few expiries, on a machine that has other work
     (tmp_path / "go").touch()
     os.kill(stopped, signal.SIGCONT)
     hosts.wait()
