@@ -20,7 +20,7 @@ from ddfast.runs import Ledger
 from ddfast.runs.lease import LeaseBook
 from tests.runs.failure_hosts import TASKS, Hosts, check, note, result, work
 
-EXPIRY = 0.6
+EXPIRY = 1.5
 
 
 @pytest.fixture
