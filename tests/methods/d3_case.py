@@ -72,7 +72,7 @@ def killed(out: str, point: str) -> None:
 
 POINTS: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "third iteration of block 0": (D3Matcher, "advance", lambda matcher: matcher.iteration == 3),
-    "block 1 between file and record": (task, "atomic_write_bytes", lambda path, *_: "block-1.done" in str(path)),
+    "block 1 between file and record": (task, "publish", lambda pairs: "block-1.done" in str(pairs)),
     "pictures of the set": (merge, "atomic_write_bytes", lambda path, *_: path.name == "samples.png"),
-    "whole set before its record": (task, "atomic_write_bytes", lambda path, *_: "merge.done" in str(path)),
+    "whole set before its record": (task, "publish", lambda pairs: "merge.done" in str(pairs)),
 }
