@@ -258,7 +258,7 @@ class _Run:
         self.store, self.progress = store, progress
 
     def all(self, ledger: Ledger) -> None:
-        for task in ledger.claims():
+        for task in ledger.claims(on_wait=self.progress.write):
             with task:
                 self._epoch(task, int(task.id.rpartition("-")[2]))
 
