@@ -19,7 +19,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,11 @@ class Lookout:
             failure = Failure.read(Path(files.folder, f"{task}.failed-{attempt}.json"))
         generation = files.leases.get(task, -1)
         if generation >= 0 and (held := self._lease(task, generation, files)) is not None:
-            return TaskView(task, *held, failure=failure)
+            return replace(held, failure=failure)
         return TaskView(task, "waiting" if failure is None else "failed", failure=failure)
 
-    def _lease(self, task: str, generation: int, files: _Files) -> tuple[str, str, None, float] | None:
-        """(state, owner, None, seconds of silence) of the last lease; None if it was given back or cleared."""
+    def _lease(self, task: str, generation: int, files: _Files) -> TaskView | None:
+        """The task by its last lease; None if that was given back or cleared."""
         path = f"{files.folder}/{task}.lease-{generation}"
         try:
             beat = os.stat(path).st_mtime_ns
@@ -110,7 +110,8 @@ class Lookout:
         silent = max((files.newest() - beat) * 1e-9, now - before[1], 0.0)
         dead = owner is not None and owner.gone()
         over = silent > self.expiry or time.time() - beat * 1e-9 > self.expiry + self.clock_skew
-        return "expired" if dead or over else "running", "" if owner is None else str(owner), None, round(silent, 1)
+        state = "expired" if dead or over else "running"
+        return TaskView(task, state, "" if owner is None else str(owner), silent=round(silent, 1), gone=dead)
 
 
 def find_ledgers(root: Path) -> Iterator[Path]:

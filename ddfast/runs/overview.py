@@ -13,7 +13,10 @@ STATES = ("done", "running", "expired", "failed", "waiting")
 
 @dataclass(frozen=True)
 class TaskView:
-    """One task: ``seconds`` it took if done; ``silent`` seconds since its worker was last heard, while one holds it."""
+    """One task: ``seconds`` it took if done; ``silent`` seconds since its worker was last heard, while one holds it.
+
+    ``gone``: the process that holds it has certainly ended.
+    """
 
     task: str
     state: str
@@ -21,6 +24,7 @@ class TaskView:
     seconds: float | None = None
     silent: float | None = None
     failure: Failure | None = None
+    gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class LedgerView:
 
 @dataclass(frozen=True)
 class WorkerView:
-    """What one worker did and does; finished ledgers no longer tell who did what."""
+    """What one worker, a process, did and does; finished ledgers no longer tell who did what."""
 
     owner: str
     done: int
@@ -65,13 +69,13 @@ class Overview:
         return all(task.state == "done" for ledger in self.ledgers for task in ledger.tasks)
 
     def workers(self) -> tuple[WorkerView, ...]:
-        """By owner, those that hold tasks first."""
+        """By process, those that hold tasks first, without those that are seen to have ended with a task in hand."""
         found: dict[str, list[tuple[str, TaskView]]] = {}
         for ledger in self.ledgers:
             for task in ledger.tasks:
                 if task.owner:
-                    found.setdefault(task.owner, []).append((qualified(ledger.name, task.task), task))
-        views = [_worker(owner, tasks) for owner, tasks in found.items()]
+                    found.setdefault(process(task.owner), []).append((qualified(ledger.name, task.task), task))
+        views = [_worker(owner, tasks) for owner, tasks in found.items() if not _ended(tasks)]
         return tuple(sorted(views, key=lambda view: (not view.held, view.owner)))
 
     def as_json(self) -> dict[str, Any]:
@@ -89,9 +93,18 @@ def qualified(ledger: str, task: str) -> str:
     return f"{ledger}/{task}" if ledger else task
 
 
+def process(owner: str) -> str:
+    """``MACHINE:PID`` of an owner ``MACHINE:PID:TOKEN``; a process has a token for each ledger that it opens."""
+    return owner.rpartition(":")[0] or owner
+
+
+def _ended(tasks: list[tuple[str, TaskView]]) -> bool:
+    return any(task.gone for _, task in tasks) and not any(task.state == "running" for _, task in tasks)
+
+
 def _worker(owner: str, tasks: list[tuple[str, TaskView]]) -> WorkerView:
     done = [task.seconds or 0.0 for _, task in tasks if task.state == "done"]
-    held = [(name, task) for name, task in tasks if task.state in ("running", "expired")]
+    held = [(name, task) for name, task in tasks if task.state in ("running", "expired") and not task.gone]
     silent = min((task.silent for _, task in held if task.silent is not None), default=None)
     return WorkerView(owner, len(done), round(sum(done), 3), tuple(name for name, _ in held), silent)
 
@@ -105,7 +118,12 @@ def _ledger_json(ledger: LedgerView) -> dict[str, Any]:
         "rate": ledger.rate,
         "eta": ledger.eta,
         "tasks": [
-            {key: value for key, value in task.__dict__.items() if value not in (None, "") and key != "failure"}
+            {
+                key: task.__dict__[key]
+                for key in ("task", "state", "owner", "seconds", "silent")
+                if task.__dict__[key] not in (None, "")
+            }
+            | ({"gone": True} if task.gone else {})
             | ({} if task.failure is None else {"failure": task.failure.__dict__})
             for task in ledger.tasks
         ],

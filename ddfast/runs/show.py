@@ -6,11 +6,11 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
 
 from ddfast.runs.lookout import Lookout
-from ddfast.runs.overview import STATES, LedgerView, Overview, WorkerView, qualified
+from ddfast.runs.overview import STATES, LedgerView, Overview, TaskView, WorkerView, process, qualified
 from ddfast.runs.progress import format_seconds
 
 _LISTED = 10  # workers, failures and expired tasks named in the short form
@@ -25,10 +25,7 @@ def describe_overview(overview: Overview, *, tasks: bool = False) -> str:
     for state in ("expired", "failed"):
         found = [(ledger.name, task) for ledger in overview.ledgers for task in ledger.tasks if task.state == state]
         if found:
-            told = (f"  {qualified(name, task.task)}: {task.failure.error}" if task.failure else
-                    f"  {qualified(name, task.task)}: {task.owner}, last heard {format_seconds(task.silent or 0)} ago"
-                    for name, task in found)  # fmt: skip
-            lines += [f"{state}:", *_some(told)]
+            lines += [f"{state}:", *_some(f"  {qualified(name, task.task)}: {_trouble(task)}" for name, task in found)]
     if tasks:
         lines += ["tasks:", *_every_task(overview)]
     return "\n".join(lines)
@@ -74,8 +71,24 @@ def _ledger_line(overview: Overview, ledger: LedgerView) -> str:
         pace = f"{ledger.rate:.3g} tasks/s" if ledger.rate >= 1 else f"{format_seconds(1 / ledger.rate)} a task"
         parts += [pace, f"{format_seconds(ledger.eta)} left"]
     elif counts["done"] < total and not counts["running"]:
-        parts.append("nobody works on it")
+        parts.append(_elsewhere(overview, ledger) or "nobody works on it")
     return f"{title}: {', '.join(parts)}"
+
+
+def _elsewhere(overview: Overview, ledger: LedgerView) -> str:
+    """Where the workers are that a ledger waits for: in those inside it; "" if there are none."""
+    prefix = f"{ledger.name}/" if ledger.name else ""
+    inside = [each for each in overview.ledgers if each is not ledger and each.name.startswith(prefix)]
+    busy = [each.name.removeprefix(prefix) for each in inside if each.count("running")]
+    return f"workers are at {_first(busy)}" if busy else ""
+
+
+def _trouble(task: TaskView) -> str:
+    if task.failure is not None:
+        return task.failure.error
+    return f"{process(task.owner)}, " + (
+        "its process is gone" if task.gone else f"last heard {format_seconds(task.silent or 0)} ago"
+    )
 
 
 def _worker_line(worker: WorkerView) -> str:
@@ -83,9 +96,7 @@ def _worker_line(worker: WorkerView) -> str:
     if worker.done:
         parts.append(f"{worker.seconds / worker.done:.3g} s each")
     if worker.held:
-        parts.append(
-            "holds " + ", ".join(worker.held[:3]) + f" and {len(worker.held) - 3} more" * (len(worker.held) > 3)
-        )
+        parts.append(f"holds {_first(worker.held)}")
         if worker.silent:
             parts.append(f"last heard {format_seconds(worker.silent)} ago")
     return f"  {worker.owner}: {', '.join(parts)}"
@@ -96,6 +107,10 @@ def _every_task(overview: Overview) -> Iterator[str]:
         for task in ledger.tasks:
             took = "" if task.seconds is None else f" {task.seconds:.3g} s"
             yield f"  {qualified(ledger.name, task.task)} {task.state}{took}{task.owner and f' {task.owner}'}"
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
 
 
 def _some(lines: Iterable[str]) -> list[str]:

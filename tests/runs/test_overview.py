@@ -83,6 +83,29 @@ def test_every_state_and_nothing_is_touched(tmp_path: Path) -> None:
     assert "t2: ArithmeticError: no luck" in text
 
 
+def test_a_dead_worker_is_called_so_and_listed_no_more(tmp_path: Path) -> None:
+    make(tmp_path / "run").close()
+    dead_worker(tmp_path / "run")
+    overview = Lookout(tmp_path / "run").look()
+    assert overview.workers() == ()
+    assert overview.as_json()["ledgers"][0]["tasks"][0]["gone"] is True
+    text = describe_overview(overview)
+    assert "1 expired, 5 waiting, nobody works on it" in text
+    assert text.splitlines()[1] == "expired:"
+    assert text.endswith(", its process is gone")
+
+
+def test_a_run_that_waits_for_a_ledger_inside_says_so(tmp_path: Path) -> None:
+    with make(tmp_path / "run") as ledger, make(tmp_path / "run/observer", ["train"]) as observer:
+        finish(ledger, 2)
+        observer.claim_next()
+        overview = Lookout(tmp_path / "run").look()
+        (worker,) = overview.workers()  # one process, though it has a name in each ledger
+        assert (worker.done, worker.held) == (2, ("observer/train",))
+        assert worker.owner.endswith(f":{os.getpid()}")
+        assert "4 waiting, workers are at observer\n" in describe_overview(overview)
+
+
 def test_an_interrupt_is_no_failure_and_success_forgets_failures(tmp_path: Path) -> None:
     with make(tmp_path / "run") as ledger:
         task = ledger.claim_next()
@@ -225,13 +248,13 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ledgers = json.loads(capsys.readouterr().out)["ledgers"]
         assert (ledgers[0]["done"], ledgers[0]["failed"], ledgers[0]["tasks"][5]["state"]) == (5, 1, "failed")
         assert main(["retry", str(tmp_path / "run")]) == 0
-        assert capsys.readouterr().out.startswith("1 tasks freed")
+        assert capsys.readouterr().out.startswith("1 task freed;")
         finish(ledger, 1)
         ledger.finish()
     assert main(["status", str(tmp_path / "run"), "--watch"]) == 0  # ends, since all is done
     assert "6/6 tasks done (100 %)" in capsys.readouterr().out
     assert main(["clean", str(tmp_path / "run")]) == 0
-    assert "removed 0 unfinished files" in capsys.readouterr().out
+    assert capsys.readouterr().out == "nothing to remove\n"
 
 
 def test_watching_sees_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
