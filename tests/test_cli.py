@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import ddfast
 from ddfast.cli import main
 from ddfast.methods.rded.config import PRESETS
 from tests.methods.rded_case import files_of, write_pictures
@@ -47,6 +48,18 @@ def test_distill_writes_the_set_and_reports(pictures: Path, tmp_path: Path, caps
     assert "Traceback" not in message
     assert distill(pictures, tmp_path / "out", "--resume", "--json", "--quiet") == 0
     assert json.loads(capsys.readouterr().out)["images"] == 6
+
+
+def test_the_end_names_files_that_were_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_pictures(tmp_path / "train", 2, 4)
+    broken = sorted((root / "00001").iterdir())[1]  # one of the three that the seed draws
+    broken.write_bytes(b"no picture")
+    words = ["--data", str(root), "--ipc", "3", "--size", "16", "--selection", "random", "--out", str(tmp_path / "out")]
+    assert main(["distill", "coreset", *words]) == 0
+    such = f"such as 00001/{broken.name} (ddfast explain {tmp_path / 'out'}); next: ddfast evaluate "
+    assert f"; 1 source file could not be read and was skipped, {such}" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=f"1 missing .1 file could not be read: 00001/{broken.name}.; repair it, or"):
+        ddfast.distill("coreset", root, out=tmp_path / "four", ipc=4, size=16, selection="random", quiet=True)
 
 
 @pytest.mark.parametrize(

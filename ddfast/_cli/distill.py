@@ -86,9 +86,20 @@ def _distill(arguments: argparse.Namespace) -> Answer:
         return Answer("", {"out": str(arguments.out), "finished": False})
     manifest = read_manifest(arguments.out / "manifest.json")
     count = len(manifest["images"])
-    text = f"{count} images in {arguments.out}; next: {_evaluation_of(arguments, manifest)}"
+    text = f"{count} images in {arguments.out}; {_unread(arguments.out, manifest)}"
+    text += f"next: {_evaluation_of(arguments, manifest)}"
     document = {"out": str(arguments.out), "finished": True, "images": count, "manifest": manifest}
     return Answer("" if given.get("quiet") else text, document)
+
+
+def _unread(out: Path, manifest: Mapping[str, Any]) -> str:
+    """That files of the source were skipped, which else only the manifest says."""
+    failures = manifest["failures"]
+    if not failures:
+        return ""
+    what, were = ("1 source file", "was") if len(failures) == 1 else (f"{len(failures)} source files", "were")
+    such = failures[0]["sample"]
+    return f"{what} could not be read and {were} skipped, such as {such} (ddfast explain {out}); "
 
 
 def _evaluation_of(arguments: argparse.Namespace, manifest: Mapping[str, Any]) -> str:

@@ -29,6 +29,15 @@ def image_format(form: str, jpeg_quality: int) -> ImageFormat:
     return ImageFormat("jpeg", jpeg_quality) if form == "folder" else ImageFormat("png")
 
 
+def unread_words(samples: Sequence[str]) -> tuple[str, str]:
+    """For errors about too few pictures: `` (2 files could not be read: a.jpg, b.jpg)`` and what to do; or nothing."""
+    if not samples:
+        return "", ""
+    listed = ", ".join(samples[:3]) + (f" and {len(samples) - 3} more" if len(samples) > 3 else "")
+    what, them = ("1 file", "it") if len(samples) == 1 else (f"{len(samples)} files", "them")
+    return f" ({what} could not be read: {listed})", f"repair {them}, "
+
+
 def is_complete(ledger: Ledger, out: Path) -> bool:
     """True if every class is done and the set is described: all that may be left is to tidy up."""
     return (out / MANIFEST_FILE).exists() and ledger.finished()

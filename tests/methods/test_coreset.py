@@ -251,7 +251,7 @@ def test_unreadable_pictures_are_passed_over(tmp_path: Path, selection: str) -> 
     assert not chosen & {f"00001/{path.name}" for path in broken}
     if selection == "herding":
         assert [failure["sample"] for failure in made.manifest["failures"]] == [f"00001/{p.name}" for p in broken]
-    words = r"class 00001: 3 readable pictures, but ipc=4: 1 missing \(2 unreadable"
+    words = r"class 00001: 3 readable pictures, but ipc=4: 1 missing \(2 files could not be read: 00001/"
     with pytest.raises(ValueError, match=words):
         run(root, tmp_path / "four", selection=selection, observer=small_net(2), ipc=4)
     with pytest.raises(ValueError, match=r"strict: 00001/picture_00[03]"):

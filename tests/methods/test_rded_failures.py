@@ -66,7 +66,8 @@ def test_too_few_readable_pictures_is_an_error_too(make_pictures: Make, net: nn.
     root = make_pictures(4, 9)
     for path in sorted((root / "00000").iterdir())[:2]:
         path.write_bytes(b"junk")
-    with pytest.raises(ValueError, match=r"class 00000: 7 readable pictures.*1 missing.*2 unreadable"):
+    words = r"class 00000: 7 readable pictures.*1 missing \(2 files could not be read: 00000/.*\); repair them"
+    with pytest.raises(ValueError, match=words):
         run(root, net, tmp_path / "out")
 
 

@@ -19,7 +19,7 @@ from ddfast.data import CropRequest, Source, Stream, open_stream, require_images
 from ddfast.data.space import known_normalization
 from ddfast.methods._observer import FOLDER, observer_names, open_observer, trained_observer
 from ddfast.methods._options import RunOptions
-from ddfast.methods._output import class_tasks, finish_classes, image_format, is_complete, tidy_classes
+from ddfast.methods._output import class_tasks, finish_classes, image_format, is_complete, tidy_classes, unread_words
 from ddfast.methods.coreset import forgetting, selection
 from ddfast.methods.coreset.config import CoresetConfig
 from ddfast.methods.coreset.pictures import draw_squares, take
@@ -113,7 +113,7 @@ class _Run:
         for label in self._claimed():
             positions, scores, failures = order(label)
             self._write(label, positions, dict(zip(positions.tolist(), scores.tolist(), strict=True)), failures)
-            progress.update(self.config.ipc, self.source.class_names[label])
+            progress.update(self.config.ipc, f"class {self.source.class_names[label]}")
 
     def _by_features(self, progress: Progress) -> None:
         if self.observer is None:
@@ -133,7 +133,9 @@ class _Run:
                 positions += batch.positions.tolist()
                 failures += [(failure.sample_id, failure.reason) for failure in batch.failures]
                 self._strict(failures)
-                progress.update(len(batch.positions) + len(batch.failures), self.source.class_names[batch.label])
+                progress.update(
+                    len(batch.positions) + len(batch.failures), f"class {self.source.class_names[batch.label]}"
+                )
                 if batch.last:
                     self._enough(batch.label, len(positions), failures)
                     order, scores = self._choose(batch.label, np.concatenate(rows))
@@ -188,9 +190,10 @@ class _Run:
 
     def _enough(self, label: int, readable: int, failures: list[tuple[str, str]]) -> None:
         if readable < self.config.ipc:
+            unread, repair = unread_words([sample for sample, _ in failures])
             raise ValueError(
                 f"class {self.source.class_names[label]}: {readable} readable pictures, but ipc={self.config.ipc}: "
-                f"{self.config.ipc - readable} missing ({len(failures)} unreadable files were skipped); lower ipc"
+                f"{self.config.ipc - readable} missing{unread}; {repair}{'or ' if repair else ''}lower ipc"
             )
 
 

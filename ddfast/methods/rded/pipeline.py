@@ -132,7 +132,9 @@ class _Run:
                         scores.add(batch, t, keep=self.scorer.keeps)
                 scores.failures += batch.failures
                 self._check(batch.failures)
-                progress.update(len(batch.positions) + len(batch.failures), self.source.class_names[batch.label])
+                progress.update(
+                    len(batch.positions) + len(batch.failures), f"class {self.source.class_names[batch.label]}"
+                )
                 self.report.count(batch)
                 if batch.last:
                     scores.complete()

@@ -12,6 +12,7 @@ from torch import Tensor
 from ddfast import ops
 from ddfast._types import Normalization
 from ddfast.data import CropBatch, Failure, Source, Stream
+from ddfast.methods._output import unread_words
 from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.scorer import Sample, Scorer, box_tensors
 from ddfast.methods.rded.selection import Level, Rescore, Selection, margin_to_loss, select
@@ -78,10 +79,11 @@ def choose(scores: ClassScores, scorer: Scorer, source: Source, config: RDEDConf
     name = source.class_names[scores.label]
     positions = np.concatenate(scores.positions) if scores.positions else np.empty(0, np.int64)
     if len(positions) < config.patches:
+        unread, repair = unread_words([failure.sample_id for failure in scores.failures])
         raise ValueError(
             f"class {name}: {len(positions)} readable pictures, but ipc={config.ipc} with factor={config.factor} needs "
-            f"{config.patches}: {config.patches - len(positions)} missing ({len(scores.failures)} unreadable files "
-            f"were skipped); give mipc larger than {config.mipc} if the folder has more, or a smaller ipc or factor"
+            f"{config.patches}: {config.patches - len(positions)} missing{unread}; {repair}"
+            f"give mipc larger than {config.mipc} if the folder has more, or a smaller ipc or factor"
         )
     t, boxes = scores.margins(), np.concatenate(scores.boxes)
     # Sorting by position makes ties independent of the order of arrival.
