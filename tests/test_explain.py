@@ -55,7 +55,9 @@ def test_a_mosaic_set(tmp_path: Path) -> None:
                  "Made from pets (fingerprint abababababab). Preset smoke. Seed 7.", "right on 50.0 % of 80 pictures",
                  "mean (0.5, 0.5, 0.5)", "jpeg files", "the recipe rded", "ddfast 0.", "numpy"):  # fmt: skip
         assert part in text, part
-    assert found.command == f"ddfast evaluate '{folder}' --preset rded --data TEST_PICTURES --train REAL_PICTURES"
+    assert found.command == f"ddfast evaluate '{folder}' --preset smoke --data TEST_PICTURES --train REAL_PICTURES"
+    assert "The recipe smoke is a shorter one" in text
+    assert "# the plainest loop, not the recipe above" in found.code
     assert [line.split()[0:3] for line in found.warnings[:2]] == [["The", "observer", "had"], ["The", "observer", "is"]]
     assert any("cat/3.jpg" in line for line in found.warnings)
     assert found.facts["bytes"]["images"] == sum(path.stat().st_size for path in folder.rglob("*.jpg"))
@@ -148,6 +150,13 @@ def test_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert explain(folder).missing == ["the method", "the normalisation (ddfast takes ImageNet's)"]
     (folder / "manifest.json").unlink()
     bare = explain(folder)
+    assert "2 per class" in words(bare)
+    (tmp_path / "few/a").mkdir(parents=True)
+    (tmp_path / "few/b").mkdir()
+    (tmp_path / "few/b/0.jpg").write_bytes(b"")
+    few = explain(tmp_path / "few")
+    assert "0 to 1 per class" in words(few)
+    assert few.warnings == ["1 class without pictures, such as a."]
     assert (bare.kind, bare.facts["images"], bare.facts["ipc"]) == ("image folder", 4, 2)
     assert "there is no manifest.json" in bare.missing[0]
     (folder / "run.json").write_text("{}")

@@ -136,12 +136,15 @@ def _export(root: Path, layout: str, code: str) -> Explanation:
 def _pictures(root: Path) -> Explanation:
     paths, labels, names = scan_folder(root)
     counts = Counter(labels)
-    low, high = min(counts.values()), max(counts.values())
+    each_class = [counts[label] for label in range(len(names))]  # also those without pictures
+    low, high, empty = min(each_class), max(each_class), each_class.count(0)
     each = f"{low} per class" if low == high else f"{low} to {high} per class"
     found = Explanation("image folder", str(root))
     found.facts = {"images": len(paths), "classes": len(names), "ipc": high, "class_names": list(names)}
     found.say("images", f"{plural(len(paths), 'image')} of {plural(len(names), 'class')}, {each}, in class folders.")
     found.say("bytes", size_text(sum((root / path).stat().st_size for path in paths)) + ".")
+    if empty:
+        found.warnings.append(f"{plural(empty, 'class')} without pictures, such as {names[each_class.index(0)]}.")
     found.command = f"ddfast evaluate {root} --data TEST_PICTURES --train REAL_PICTURES"
     found.code = f"import ddfast\nloader = ddfast.load({str(root)!r}).dataloader(batch_size=50)"
     found.missing = [f"method, source, observer, settings, seed, normalisation and recipe: there is no {MANIFEST_FILE}"]

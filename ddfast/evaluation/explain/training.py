@@ -19,6 +19,8 @@ def recipe_words(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
     name = named_recipe([manifest])
     made: Mapping[str, Any] = manifest.get("recipe") or {}
     about = f"Students are trained by the recipe {name}: {PROTOCOLS[name].about}."
+    if manifest.get("preset") == "smoke":
+        about += " The recipe smoke is a shorter one, for tries."
     if made.get("protocol") not in OWN:
         return name, [about, "The set names no recipe of its own; this is the default."]
     values = [f"{key} {made[key]}" for key in ("lr", "momentum", "weight_decay", "cutmix") if made.get(key) is not None]
@@ -31,7 +33,8 @@ def command(folder: Path, manifest: Mapping[str, Any], recipe: str) -> str:
     """The command line that trains students on the set and tests them."""
     known = (manifest.get("source") or {}).get("name") in BUILT_IN
     data = "" if known else " --data TEST_PICTURES --train REAL_PICTURES"
-    return f"ddfast evaluate {quote(str(folder))} --preset {recipe}{data}"
+    preset = "smoke" if manifest.get("preset") == "smoke" else recipe  # which shortens the set's recipe
+    return f"ddfast evaluate {quote(str(folder))} --preset {preset}{data}"
 
 
 def code(folder: Path, manifest: Mapping[str, Any], classes: Sequence[str], side: int) -> str:
@@ -53,6 +56,7 @@ def code(folder: Path, manifest: Mapping[str, Any], classes: Sequence[str], side
         [
             "import ddfast, torch",
             "from ddfast.evaluation.students import build_student",
+            "# the plainest loop, not the recipe above; ddfast evaluate runs that",
             f"data = ddfast.load({str(folder)!r})",
             f"student = build_student({student!r}, {len(classes)}, {side}, seed=0)",
             f"optimiser = torch.optim.SGD(student.parameters(), lr={rate}, momentum=0.9, weight_decay={decay})",
