@@ -65,7 +65,8 @@ def _bring(name: str, file: str, url: str, error: object, folder: str = "") -> W
     reason = (str(error).strip() or repr(error)).splitlines()[0]
     return WeightsUnavailableError(
         f"weights of {name} are not on this machine and could not be fetched ({reason}): bring {file} ({url}) and "
-        f"{place}pass weights=<path to it>; random_weights=True does without"
+        f"{place}give its path with weights (--weights PATH); "
+        "random_weights (--random-weights) does without weights"
     )
 
 
@@ -161,14 +162,14 @@ def _own_recipe(name: str) -> _Recipe | None:
     if stem in ("conv3", "conv4", "conv5", "conv6") and (norm or "batch") in NORMS:
         depth = int(stem[-1])
         side = {3: 32, 4: 64}.get(depth, 128)
-        bring = f"pass weights=<RDED checkpoint such as <subset>_{stem}.pth>"
+        bring = f"give weights (--weights), such as RDED's checkpoint <subset>_{stem}.pth"
         return _Recipe(lambda c, s: ConvNet(depth, c, s, norm=norm or "batch"), side, 10, no_default=bring)
     if name in ("resnet18_modified", "resnet50_modified", "resnet101_modified"):
-        bring = f"pass weights=<RDED checkpoint such as <subset>_{name}.pth>"
+        bring = f"give weights (--weights), such as RDED's checkpoint <subset>_{name}.pth"
         return _Recipe(_modified_resnet(name.removesuffix("_modified")), 32, 10, no_default=bring)
     if name.startswith("cifar_resnet") and name[12:].isdigit():
         layers = int(name[12:])
-        bring = f"pass weights=<resnet{layers}-*.th of akamaster/pytorch_resnet_cifar10>"
+        bring = f"give weights (--weights), such as resnet{layers}-*.th of akamaster/pytorch_resnet_cifar10"
         return _Recipe(lambda c, s: CifarResNet(layers, c), 32, 10, no_default=bring)
     if name == "efficientnet_lite0":
         return _Recipe(_lite_module, 224, 1000, EFFICIENTNET_LITE, _lite_state, imagenet=True)
@@ -184,7 +185,7 @@ def _find(name: str) -> _Recipe | None:
 def _recipe(name: str) -> _Recipe:
     found = _find(name)
     if found is None:
-        raise ValueError(f"observer: got {name!r}, expected {_known(name)}")
+        raise ValueError(f"observer: got {name!r}: no such network; {_known(name)}")
     return found
 
 
@@ -193,13 +194,15 @@ def _known(name: str) -> str:
     own += ["cifar_resnet20", "cifar_resnet56"]
     models = importlib.import_module("torchvision.models")
     close = difflib.get_close_matches(name, own + list(models.list_models(module=models)), 3, 0.5)
-    return f"{'; '.join(close) + '? else ' if close else ''}one of {', '.join(own)}, a torchvision name, or timm:<name>"
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{meant}Expected one of {', '.join(own)}, a torchvision name, or timm:<name>"
 
 
 def _default_weights(recipe: _Recipe, name: str) -> tuple[StateDict, str]:
     if recipe.default_state is None:
         raise WeightsUnavailableError(
-            f"weights of {name}: none are published as a package; {recipe.no_default}, or random_weights=True"
+            f"weights of {name}: none are published as a package; {recipe.no_default}, or random_weights "
+            "(--random-weights)"
         )
     return recipe.default_state()
 

@@ -64,7 +64,8 @@ def write_ddranking(distilled: DistilledSet, out: Path, *, dataset: str | None =
     """
     name = dataset or _SOURCES.get(str((distilled.manifest.get("source") or {}).get("name")))
     if name not in DATASETS:
-        raise ValueError(f"dataset: got {name!r}, expected one of DD-Ranking's, {', '.join(DATASETS)}")
+        given = "none given" if name is None else f"got {name!r}"
+        raise ValueError(f"dataset (--dataset): {given}; DD-Ranking knows only {', '.join(DATASETS)}")
     count, normalization, model = DATASETS[name]
     if len(distilled.class_names) != count:
         raise ValueError(f"dataset: got {name!r} for a set of {len(distilled.class_names)} classes, it has {count}")

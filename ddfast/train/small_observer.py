@@ -53,7 +53,8 @@ class SmallObserver:
     def __post_init__(self) -> None:
         if self.name not in DEPTHS:
             known = ", ".join(f"train:{name}" for name in DEPTHS)
-            raise ValueError(f"observer: got 'train:{self.name}', expected one of {known}")
+            hint = "; did you mean train:conv3?" if self.name.startswith("conv") else ""
+            raise ValueError(f"observer: got 'train:{self.name}', expected one of {known}{hint}")
         self.network()
 
     @property

@@ -175,7 +175,7 @@ def test_ddranking_settings_are_complete_yaml(tmp_path: Path) -> None:
 def test_ddranking_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 to 3 images per class"):
         export(make_set((3, 1, *TEN[2:]), 8), "ddranking", tmp_path / "out", dataset="CIFAR10")
-    with pytest.raises(ValueError, match="dataset: got None"):
+    with pytest.raises(ValueError, match="none given; DD-Ranking knows only CIFAR10"):
         export(make_set(), "ddranking", tmp_path / "out")
     with pytest.raises(ValueError, match="dataset: got 'CIFAR100' for a set of 3 classes, it has 100"):
         export(make_set(), "ddranking", tmp_path / "out", dataset="CIFAR100")
