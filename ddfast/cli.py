@@ -7,7 +7,8 @@ import contextlib
 import os
 import select
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ddfast import _env
@@ -46,7 +47,7 @@ def _run(words: list[str]) -> int:
             parser.print_help()
             return 0
         arguments = parser.parse_args(words)
-        with preemptible():
+        with preemptible(), _plain_warnings():
             answer = _do(arguments, words)
         return 0 if answer is None else answer.say(as_json=getattr(arguments, "json", False))
     except KeyboardInterrupt:
@@ -60,6 +61,21 @@ def _run(words: list[str]) -> int:
             raise
         print(f"{coloured('ddfast: error:', '1;31')} {describe_error(error)}", file=sys.stderr)
         return 1
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings in the form of errors, without the library's line that gave them."""
+    before = warnings.formatwarning
+
+    def plain(message: Warning | str, *_: object, **__: object) -> str:
+        return f"{coloured('ddfast: warning:', '1;33')} {message}\n"
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _do(arguments: argparse.Namespace, words: Sequence[str]) -> Answer | None:
@@ -82,7 +98,9 @@ def _report_folder(arguments: argparse.Namespace) -> Path:
 
 def _how_to_go_on(arguments: argparse.Namespace | None) -> str:
     """The end of the line that says the command was stopped."""
-    given = set() if arguments is None else set(vars(arguments))
+    if arguments is None:
+        return " before anything was started"
+    given = set(vars(arguments))
     if "table" in given:
         return "; what is finished is kept, give the same command to go on"
     return "; what is finished is kept, go on with --resume" if {"method", "sets", "teachers"} & given else ""

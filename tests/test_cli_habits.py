@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,17 @@ def test_a_wrong_backend_in_the_environment_is_an_error_and_not_a_crash(
 def test_interruptions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     failing(monkeypatch, raising(KeyboardInterrupt()))
     assert main(["info"]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert capsys.readouterr().err == "\ninterrupted\n"
+    monkeypatch.setattr(cli_module, "make_parser", raising(KeyboardInterrupt()))
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted before anything was started\n"
+
+
+def test_warnings_show_no_source_lines() -> None:
+    before = warnings.formatwarning
+    with cli_module._plain_warnings():
+        assert warnings.formatwarning(UserWarning("odd"), UserWarning, "f.py", 3).endswith("ddfast: warning: odd\n")
+    assert warnings.formatwarning is before
 
 
 def test_json_is_one_document_and_all_else_goes_to_standard_error(

@@ -113,7 +113,7 @@ def _retry(arguments: argparse.Namespace) -> Answer:
 
     names = retry(arguments.folder, arguments.task, verify=arguments.verify)
     hint = "; start the run again with --resume, unless its workers are still at it" if names else ""
-    lines = [f"{len(names)} tasks freed{hint}", *(f"  {name}" for name in names)]
+    lines = [f"{len(names)} {'task' if len(names) == 1 else 'tasks'} freed{hint}", *(f"  {name}" for name in names)]
     return Answer("\n".join(lines), {"freed": list(names)})
 
 
@@ -123,6 +123,8 @@ def _clean(arguments: argparse.Namespace) -> Answer:
     cleaned = clean(arguments.folder)
     return Answer(
         f"removed {cleaned.temporaries} unfinished files that had not changed for minutes and "
-        f"{cleaned.state_files} state files of finished tasks",
+        f"{cleaned.state_files} state files of finished tasks"
+        if cleaned.temporaries or cleaned.state_files
+        else "nothing to remove",
         {"temporaries": cleaned.temporaries, "state_files": cleaned.state_files},
     )

@@ -99,7 +99,8 @@ def require_images(source: Source, per_class: int, why: str) -> None:
     more = f" and {len(short) - 10} more" if len(short) > 10 else ""
     raise ValueError(
         f"{source.name}: {why} needs {per_class} pictures of each class, but {len(short)} of "
-        f"{len(source.class_names)} classes have fewer ({missing} pictures missing in all): {listed}{more}"
+        f"{len(source.class_names)} classes {'has' if len(short) == 1 else 'have'} fewer ({missing} "
+        f"{'picture' if missing == 1 else 'pictures'} missing in all): {listed}{more}"
     )
 
 

@@ -104,7 +104,7 @@ def test_empty_class_is_named(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     with pytest.warns(SourceWarning, match=r"b: this class has no pictures; it holds 1 entries.*list\.csv"):
         assert source.count(1) == 0
-    with pytest.raises(ValueError, match=r"1 of 2 classes have fewer \(1 pictures missing in all\): b has 0"):
+    with pytest.raises(ValueError, match=r"1 of 2 classes has fewer \(1 picture missing in all\): b has 0"):
         require_images(source, 1, "ipc=1")
 
 
