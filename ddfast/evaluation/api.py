@@ -90,7 +90,8 @@ class Evaluation:
                 f"{k.upper()} {score[k]['mean']:.3f}" for k in ("hlr", "ior", "lrs", "ars") if score[k] is not None
             ]
             if found:
-                lines.append(f"  {names[score['set']]}, {score['student']}: {', '.join(found)}")
+                scores = f"{', '.join(found)} (DD-Ranking's scores: docs/evaluation.md)"
+                lines.append(f"  {names[score['set']]}, {score['student']}: {scores}")
         lines += [f"  {entry['name']}: {account_text(entry['storage'])}" for entry in self.report["sets"]]
         return "\n".join(lines)
 

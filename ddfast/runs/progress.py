@@ -12,13 +12,16 @@ from types import TracebackType
 from typing import Any, TextIO
 
 _WINDOW = 60.0
+# no time left is told before this share is done and these seconds passed; after the last number it always is
+_EARLY_SHARE, _EARLY, _LATE = 0.05, 5.0, 300.0
 
 
 @dataclass(frozen=True)
 class ProgressEvent:
     """How far the work is: ``done`` of ``total``.
 
-    ``rate`` per second (0 if unknown); ``eta`` and ``elapsed`` in seconds, ``eta`` None while the rate is unknown;
+    ``rate`` per second (0 if unknown); ``eta`` and ``elapsed`` in seconds, ``eta`` None while the rate is unknown
+    or has had too little work to go by;
     ``message`` is the last one given to `Progress.update`.
     """
 
@@ -68,7 +71,7 @@ class Progress:
         if not 0 <= done <= total:
             raise ValueError(f"done: got {done} of total {total}, expected 0 <= done <= total")
         self.total = total
-        self.done = done
+        self.done = self._first = done
         self._unit = unit
         self._title = title
         self._stream = sys.stderr if stream is None else stream
@@ -111,8 +114,13 @@ class Progress:
         before, count = self._samples[0]
         rate = (self.done - count) / (now - before) if now > before else 0.0
         left = max(self.total - self.done, 0)
-        eta = left / rate if rate > 0 else (0.0 if left == 0 else None)
-        return ProgressEvent(self.done, self.total, rate, eta, now - self._began, self._message)
+        eta = left / rate if rate > 0 and self._can_tell(now) else None
+        return ProgressEvent(self.done, self.total, rate, 0.0 if left == 0 else eta, now - self._began, self._message)
+
+    def _can_tell(self, now: float) -> bool:
+        """Whether enough is done for a time left; what starts up slowly would make the first ones alarming."""
+        passed, share = now - self._began, (self.done - self._first) / max(self.total - self._first, 1)
+        return (share >= _EARLY_SHARE and passed >= _EARLY) or passed >= _LATE
 
     def write(self, text: str) -> None:
         """Print a line without tearing the bar; nothing in quiet mode."""

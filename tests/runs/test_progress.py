@@ -26,6 +26,22 @@ def test_time_left_ignores_what_was_done_before() -> None:
     assert events[-1] == ProgressEvent(920, 1000, 2.0, 40.0, 10.0, "")
 
 
+def test_no_time_left_is_told_too_early() -> None:
+    clock = Clock()
+    progress = Progress(100, mode="quiet", clock=clock)
+    told = []
+    for passed, count in ((3, 30), (2, 0)):
+        clock.now += passed
+        progress.update(count)
+        told.append(progress.event().eta is not None)
+    slow = Progress(1000, done=500, mode="quiet", clock=clock)
+    for passed, count in ((60, 10), (60, 10), (200, 1)):
+        clock.now += passed
+        slow.update(count)
+        told.append(slow.event().eta is not None)
+    assert told == [False, True, False, False, True]
+
+
 def test_rate_is_that_of_the_last_minute() -> None:
     clock = Clock()
     progress = Progress(10_000, mode="quiet", clock=clock)
