@@ -243,7 +243,7 @@ class Loop:
         try:
             with self.problem.timings.part("matching"):
                 self._iterate()
-        except BaseException:
+        except BaseException:  # a stop by a signal or Ctrl-C too; it goes on at once
             if self.task is None or not self.task.lost:
                 self._save()
             raise
