@@ -1,4 +1,4 @@
-"""Gradient of the trajectory-matching loss through the student's training steps, exact and with flat memory."""
+"""Gradient of the trajectory-matching loss through the student's training steps, exact, without a graph of them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def match_trajectory(
         lambda_N = 2 (theta_N - target) / |theta_0 - target|^2;  for i = N-1 .. 0 with v = lambda_{i+1}:
         images += -lr A_i^T d/dx (g_i . v),  lr += -(g_i . v),  lambda_i = v - lr H_i v
 
-    and needs no more than the activations of some images of one step at a time.
+    and with ``memory="recompute"`` needs no more than every theta_i and the activations of some images of one step at a
+    time.
 
     MTT: Cazenavette et al., CVPR 2022 (arXiv 2203.11932).
 
@@ -98,9 +99,9 @@ def match_trajectory(
         steps: the batches.
         unroll: "adjoint"; "autograd", the plain way through a graph of all steps; or "compile", that graph compiled by
             torch.compile (minutes, anew for each number of steps; not measured on a GPU yet).
-        memory: "store" keeps each step's activations (a third of autograd's), "recompute" makes them again.
+        memory: "store" keeps each step's activations (less than half of autograd's), "recompute" makes them again.
         adjoint: "exact", or "first_order" for TESLA's approximation (Cui et al., ICML 2023), which treats later
-            parameters as constants: for comparison, its step is up to twice too long.
+            parameters as constants: for comparison, its step is about twice too long, the more so the more steps.
         precision: "tf32" for TensorFloat-32 convolutions on GPUs; "bf16" for bfloat16 ones except in the forward pass
             (adjoint with instance norm only).
         trainable: bool [n], rows that get a gradient; None for all.
