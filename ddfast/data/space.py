@@ -5,33 +5,42 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from ddfast._types import IMAGENET, Normalization
 from ddfast.data.whitening import ZCA
+from ddfast.store.whitening import Whitening
 
 CIFAR = Normalization((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 SVHN = Normalization((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
 MNIST = Normalization((0.1307,) * 3, (0.3081,) * 3)
 FASHION_MNIST = Normalization((0.2861,) * 3, (0.3530,) * 3)
-# What a source's name begins with, in lower case, without - and _: the constants of the programs of DC, DSA, DM, MTT
-# and IDC, which take CIFAR-10's for CIFAR-100 and ImageNet's for Tiny-ImageNet
-_KNOWN = {
-    "cifar": CIFAR, "svhn": SVHN, "mnist": MNIST, "fashion": FASHION_MNIST, "fmnist": FASHION_MNIST, "tiny": IMAGENET,
-    "imagenet": IMAGENET,
-}  # fmt: skip
+# What a source is called, in lower case, or the beginning of its name up to a separator: the constants of the programs
+# of DC, DSA, DM, MTT and IDC, which take CIFAR-10's for CIFAR-100 and ImageNet's for Tiny-ImageNet
+_KNOWN = (
+    (re.compile(r"cifar(10|100)?"), CIFAR), (re.compile(r"svhn"), SVHN), (re.compile(r"mnist(\d+k)?"), MNIST),
+    (re.compile(r"fashionmnist|fmnist"), FASHION_MNIST),
+    (re.compile(r"tinyimagenet\d*|imagenet\d*k?|imagenette\d*|imagewoof\d*"), IMAGENET),
+)  # fmt: skip
+_SEPARATORS = re.compile(r"[-_ :/.]+")
 _WORDNET = re.compile(r"n\d{8}")
 _ROWS = 4096
 
 
 def known_normalization(source_name: str, class_names: Sequence[str] = ()) -> Normalization | None:
-    """The field's constants for a source of this name; ImageNet's where all classes are WordNet ids; else None."""
-    name = re.sub(r"[-_ ]", "", source_name.lower())
-    for begin, constants in _KNOWN.items():
-        if name.startswith(begin):
-            return constants
+    """The field's constants for a source of this name; ImageNet's where all classes are WordNet ids; else None.
+
+    A name is known whole, or up to a separator (``-``, ``_``, ``:``, ``/``, ``.`` or a blank): ``tiny-imagenet-200`` and
+    ``cifar10:test`` are, ``tiny_cats`` and ``cifarlike`` are not.
+    """
+    words = _SEPARATORS.split(source_name.lower())
+    for joined in accumulate(words):
+        for known, constants in _KNOWN:
+            if known.fullmatch(joined):
+                return constants
     return IMAGENET if class_names and all(map(_WORDNET.fullmatch, class_names)) else None
 
 
@@ -58,10 +67,10 @@ def measured_normalization(images: Tensor) -> Normalization:
 
 @dataclass(frozen=True)
 class Space:
-    """``normalization`` of [0, 1] pixels, or ``zca`` instead of it."""
+    """``normalization`` of [0, 1] pixels, or ``zca`` instead of it (to come back from there it must be a `ZCA`)."""
 
     normalization: Normalization
-    zca: ZCA | None = None
+    zca: Whitening | None = None
 
     @classmethod
     def of(
@@ -88,6 +97,8 @@ class Space:
         """float [N, 3, H, W] to the nearest pictures, uint8 [N, H, W, 3]."""
         x = x.detach().cpu()
         if self.zca is not None:
+            if not isinstance(self.zca, ZCA):
+                raise TypeError("zca: got a stored whitening, which has no way back; fit one with ZCA.fit")
             pixels = self.zca.invert(x)
         else:
             mean, std = self._constants()
@@ -105,7 +116,7 @@ class Space:
 class _Whitening(nn.Module):
     """Normalised pictures [n, 3, H, W] to whitened ones."""
 
-    def __init__(self, normalization: Normalization, zca: ZCA) -> None:
+    def __init__(self, normalization: Normalization, zca: Whitening) -> None:
         super().__init__()
         for name, value in (("scale", normalization.std), ("offset", normalization.mean)):
             self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)

@@ -129,7 +129,7 @@ def recipe_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def shows_digits(manifest: dict[str, Any]) -> bool:
     """Whether a set's source is MNIST."""
-    return str((manifest.get("source") or {}).get("name", "")).startswith("mnist")
+    return str((manifest.get("source") or {}).get("name", "")).lower().startswith("mnist")
 
 
 def _random_boxes(count: int, height: int, width: int, scale: tuple[float, float]) -> Tensor:

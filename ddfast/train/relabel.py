@@ -22,6 +22,7 @@ from ddfast.runs.sharing import unless
 from ddfast.store import DistilledSet, LabelLayout, LabelStore
 from ddfast.store.label_codec import encode_labels, kept_information
 from ddfast.store.labels import LABELS_FILE, OUTPUTS
+from ddfast.store.loader import shows_digits
 from ddfast.train.augment import render
 from ddfast.train.replay import Replay
 from ddfast.train.small_observer import SmallObserver
@@ -39,12 +40,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 def view_of(distilled: DistilledSet) -> ViewConfig:
     """RDED's student view of a set (arXiv 2312.03526): strips shuffled, cropped by the mosaic's factor, flip, CutMix.
 
-    With factor 1 shuffle and crop are the identity; sets without a factor in their manifest count as factor 1.
+    With factor 1 shuffle and crop are the identity; sets without a factor in their manifest count as factor 1. Digits
+    are not mirrored.
     """
     factor = int((distilled.manifest.get("config") or {}).get("factor") or 1)
     height, width = (int(side) for side in distilled.images.shape[1:3])
     scale = (1 / factor, 1.0) if factor > 1 else None
-    return ViewConfig((height, width), factor=factor, scale=scale, flip=True, mix="cutmix")
+    flip = not shows_digits(distilled.manifest)
+    return ViewConfig((height, width), factor=factor, scale=scale, flip=flip, mix="cutmix")
 
 
 def relabel(

@@ -47,6 +47,24 @@ def test_constants_by_name(images: Tensor) -> None:
     assert Space.of("my_folder", images, zca=False).normalization == IMAGENET
 
 
+@pytest.mark.parametrize(
+    ("names", "mean"),
+    [
+        (("cifar10", "CIFAR100:test", "cifar-10-batches-bin", "cifar_100", "cifar10-subset", "CIFAR-10"), 0.4914),
+        (("mnist", "MNIST:train", "mnist5k:test", "mnist_28"), 0.1307),
+        (("fashionmnist", "Fashion_MNIST:test", "FashionMNIST"), 0.2861),
+        (("tiny-imagenet", "tiny-imagenet-200:val", "TinyImageNet200", "imagenet:train", "imagenet-1k", "imagenet64:val",
+          "ImageNet_1k", "imagenet20", "imagenette2-160:train", "imagewoof"), 0.485),
+        (("tiny_cats", "tiny", "tinytown", "fashion_photos", "cifarlike", "mnistish", "imagenetics", "my_cifar10", ""),
+         None),
+    ],
+)  # fmt: skip
+def test_only_whole_names_are_known(names: tuple[str, ...], mean: float | None) -> None:
+    for name in names:
+        known = known_normalization(name)
+        assert (known and known.mean[0]) == mean, name
+
+
 def test_constants_of_the_pictures() -> None:
     images = torch.randint(0, 256, (5000, 3, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     images[..., 1] //= 2

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from ddfast._types import IMAGENET, Normalization
+from ddfast.evaluation.stored import fitted
 from ddfast.nets.convnet import ConvNet
 from ddfast.nets.observers import Observer
 from ddfast.ops import augment_batch
 from ddfast.runs import ProgressEvent, RunError
 from ddfast.store import DistilledSet, LabelMismatchError, LabelStore, dense_labels
+from ddfast.train import StudentConfig
 from ddfast.train.fkd import FKDLabels
 from ddfast.train.relabel import preset, relabel, relabel_folder, view_of
 from ddfast.train.replay import Replay
@@ -245,6 +247,20 @@ def test_presets() -> None:
     assert (settings["epochs"], settings["k"]) == (300, 2)  # three classes leave room for two
     with pytest.raises(ValueError, match="preset: got 'fkd'"):
         preset("fkd", data)
+
+
+def test_digits_are_not_mirrored(tmp_path: Path) -> None:
+    data = tiny_set()
+    for name, digits in (("mnist5k", True), ("MNIST:train", True), ("fashion-mnist", False), ("cifar10", False)):
+        data.manifest["source"] = {"name": name}
+        assert view_of(data).flip is not digits
+        assert preset("smoke", data)["view"].flip is not digits
+    # labels that were stored of mirrored digits are read and replayed as they were written
+    data.manifest["source"] = {"name": "mnist5k"}
+    store = relabel(data, [teacher()], tmp_path, view=replace(view_of(data), flip=True), batch_size=4, progress="quiet")
+    recipe = fitted(StudentConfig(epochs=2, flip=False), LabelStore.open(tmp_path))
+    assert recipe.flip
+    assert Replay.from_fingerprint(store.fingerprint, 10).views(0, 0).flip.any()
 
 
 def test_a_folder_and_a_named_teacher(tmp_path: Path) -> None:
