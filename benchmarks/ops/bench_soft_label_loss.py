@@ -91,7 +91,7 @@ def _named(case: Any, shape: str, name: str, device: str) -> None:
         _measure(case, shape, name, _ours(name), device, None, name)
 
 
-@pytest.mark.parametrize("name", ["default", "reference", "eager", "compile"])
+@pytest.mark.parametrize("name", ["default", "cpp", "reference", "eager", "compile"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_soft_label_loss(case: Any, shape: str, name: str) -> None:
     _named(case, shape, name, "cpu")

@@ -11,6 +11,7 @@
 #include "bindings/conv.h"
 #include "bindings/crops.h"
 #include "bindings/dsa.h"
+#include "bindings/loss.h"
 #include "bindings/mmd.h"
 #include "bindings/philox.h"
 #include "bindings/plane.h"
@@ -78,6 +79,7 @@ PYBIND11_MODULE(_cpu, m) {
   bind_augment(m);
   bind_conv(m);
   bind_dsa(m);
+  bind_loss(m);
   bind_mmd(m);
   bind_philox(m);
   bind_plane(m);

@@ -1,19 +1,13 @@
 // Rows of resized pixels to normalised elements of the output's type and layout.
 #pragma once
 
+#include "common/dtype.h"
 #include "common/planar.h"
 
 namespace ddfast {
 namespace DDFAST_ISA {
 
 typedef uint32_t Bits __attribute__((vector_size(16)));
-
-struct Bf16 {
-  uint16_t bits;
-};
-struct F16 {
-  uint16_t bits;
-};
 
 #ifdef __aarch64__
 typedef __fp16 Half;  // gcc has _Float16 in C++ from version 13 only

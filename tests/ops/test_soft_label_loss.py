@@ -10,18 +10,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ddfast import ops
+from ddfast import _native, ops
 from ddfast.ops import soft_label_loss
 
 
 @pytest.fixture(autouse=True, params=["default", "reference"])
 def backend(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The default on a CPU is torch's own functions; the reference is the op with its own gradients."""
+    """The default for these sizes is torch's own functions; the reference is the op with its own gradients."""
     if request.param == "default":
         yield
         return
-    with ops.use_backend("reference"):
+    with ops.use_backend(request.param):
         yield
+
+
+NATIVE = pytest.param("cpp", marks=pytest.mark.skipif(_native.cpu() is None, reason=_native.why_missing("_cpu")))
+with_cpp = pytest.mark.parametrize("backend", ["default", "reference", NATIVE], indirect=True)
 
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -62,6 +66,7 @@ def top_k(t: Tensor, k: int) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
     return (values, indices, tail), tail[:, None].expand_as(t).scatter(1, indices, values)
 
 
+@with_cpp
 @pytest.mark.usefixtures("poisoned_empty")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", OPTIONS)
@@ -123,6 +128,7 @@ def test_gradient_of_the_gradient_reaches_the_weights(name: str) -> None:
     torch.testing.assert_close(*grads)
 
 
+@with_cpp
 def test_reductions_and_strides() -> None:
     z, t, _ = case(6, 9)
     rows = soft_label_loss(z, t, reduction="none")
@@ -135,6 +141,7 @@ def test_reductions_and_strides() -> None:
     assert float(soft_label_loss(z[:0], t[:0], reduction="sum")) == 0.0
 
 
+@with_cpp
 def test_classes_without_mass_cost_nothing() -> None:
     z, t, _ = case(3, 5)
     t[:, 1] = float("-inf")
@@ -146,10 +153,113 @@ def test_classes_without_mass_cost_nothing() -> None:
     torch.testing.assert_close(z.grad, (torch.softmax(z.detach(), 1) - p) / 3)
 
 
+@with_cpp
 def test_equal_logits_have_no_loss_however_large() -> None:
     z = torch.tensor([[1e4, -1e4, 0.0], [80.0, 80.0, -80.0]])
     assert soft_label_loss(z, z.clone(), temperature=2.0).item() == pytest.approx(0.0, abs=1e-6)
     assert bool(soft_label_loss(torch.full((1, 3), float("nan")), z[:1]).isnan())
+
+
+@with_cpp
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_stored_labels_of_any_dtype_in_float32(name: str, dtype: torch.dtype) -> None:
+    z, t, labels = case(5, 40)
+    (values, indices, tail), _ = top_k(t, 7)
+    stored = (values.to(dtype), indices, tail.to(dtype))
+    spread = stored[2].double()[:, None].expand_as(t).scatter(1, indices, stored[0].double())
+    ours, truth = z.clone().requires_grad_(), z.double().requires_grad_()
+    first = soft_label_loss(ours, stored, reduction="none", **options(name, labels))
+    second = soft_label_loss(ours, (stored[0], indices.t().contiguous().t(), stored[2]), **options(name, labels))
+    wanted = torch.stack([by_torch(name, truth[i : i + 1], spread[i : i + 1], labels[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(first, wanted.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(second, first.mean(), rtol=1e-6, atol=1e-6)
+    grads = torch.autograd.grad(first.sum(), ours)[0], torch.autograd.grad(wanted.sum(), truth)[0].float()
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-6)
+
+
+@with_cpp
+@pytest.mark.parametrize("name", OPTIONS)
+def test_hessian_in_float32(name: str) -> None:
+    z, t, labels = case(4, 33)
+    products = []
+    for x, teacher in ((z.clone(), t), (z.double(), t.double())):
+        x.requires_grad_()
+        loss = by_torch(name, x, teacher, labels) if x.dtype == torch.float64 else None
+        loss = soft_label_loss(x, teacher, **options(name, labels)) if loss is None else loss
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
+        products.append(torch.autograd.grad((first * teacher).sum(), x)[0].float())
+    torch.testing.assert_close(*products, rtol=1e-4, atol=1e-6)
+
+
+@with_cpp
+@pytest.mark.parametrize("place", ["student", "teacher"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_values_that_are_not_finite(place: str, value: float) -> None:
+    z, t, _ = case(3, 50)
+    (z if place == "student" else t)[1, 7] = value
+    rows = soft_label_loss(z, t, reduction="none")
+    wanted = torch.tensor([by_torch("kl-cold", z[i : i + 1] / 2, t[i : i + 1] / 2, z) for i in range(3)])
+    if place == "teacher" and value == float("-inf"):  # torch's own loss is NaN there
+        rest = [torch.cat([x[1, :7], x[1, 8:]]).double() for x in (z, t)]
+        log_p, log_q = torch.log_softmax(rest[1], 0), torch.log_softmax(z[1].double(), 0)
+        wanted[1] = (log_p.exp() * (log_p - torch.cat([log_q[:7], log_q[8:]]))).sum()
+    torch.testing.assert_close(rows, wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_threads_and_instruction_sets_change_nothing(dtype: torch.dtype) -> None:
+    z, t, _ = case(300, 1000, dtype)
+    before, isa = torch.get_num_threads(), _native.cpu().isa()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            x = z.clone().requires_grad_()
+            rows = soft_label_loss(x, t, temperature=20.0, reduction="none")
+            results.append((rows.detach(), torch.autograd.grad(rows.sum(), x)[0]))
+        _native.cpu().set_isa("v3" if isa == "v4" else isa)
+        narrow = soft_label_loss(z, t, temperature=20.0, reduction="none")
+    finally:
+        torch.set_num_threads(before)
+        _native.cpu().set_isa(isa)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    torch.testing.assert_close(narrow, results[0][0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["default"], indirect=True)
+def test_large_batches_take_the_kernel() -> None:
+    z, t, _ = case(64, 1000)
+    taken = soft_label_loss(z, t, temperature=20.0)
+    for name in ("cpp", "reference") if _native.cpu() else ("reference",):
+        with ops.use_backend(name):
+            torch.testing.assert_close(soft_label_loss(z, t, temperature=20.0), taken, rtol=1e-5, atol=1e-7)
+    with ops.use_backend("cpp" if _native.cpu() else "reference"):
+        same = soft_label_loss(z, t, temperature=20.0)
+    assert torch.equal(same, taken) or _native.cpu() is None
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+def test_half_precision_gradients_are_rounded_like_torch() -> None:
+    """Tiny ones, which float16 has no normal number for, and ones that it rounds up to infinity."""
+    z, t, labels = case(40, 100, torch.float16)
+    for weight in (1.0, 1e-4, 3e4, 1e7):
+        grads = []
+        for dtype in (torch.float16, torch.float32):
+            x = z.to(dtype).requires_grad_()
+            loss = soft_label_loss(
+                x, t, kind="mse_gt", labels=labels, mse_weight=weight, ce_weight=0.0, reduction="sum"
+            )
+            grads.append(torch.autograd.grad(loss, x)[0])
+        assert torch.equal(grads[0], grads[1].half())
+
+
+@pytest.mark.parametrize("backend", [NATIVE], indirect=True)
+def test_float64_is_refused_by_the_kernel() -> None:
+    z, t, _ = case(2, 3, torch.float64)
+    with pytest.raises(ops.BackendError, match="float64 logits are left to the reference"):
+        soft_label_loss(z, t)
 
 
 def test_registration() -> None:

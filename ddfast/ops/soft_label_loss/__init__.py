@@ -10,11 +10,12 @@ from torch import Tensor
 
 from ddfast.ops import _registry
 from ddfast.ops._checks import check_device, check_tensor
-from ddfast.ops.soft_label_loss import reference
+from ddfast.ops.soft_label_loss import cpp, reference
 
 __all__ = ["soft_label_loss"]
 
 KINDS = ("kl", "ce", "mse_gt")
+SMALL = 40_000  # elements of logits
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -74,8 +75,7 @@ def soft_label_loss(
     if labels is not None:
         check_tensor("labels", labels, torch.int64, (logits.shape[0],))
         check_device(logits, labels=labels)
-    if logits.device.type == "cpu" and _registry.forced_backend(OP.name) is None:
-        # on a CPU nothing here is faster than torch's own functions (benchmarks/ops/bench_soft_label_loss.py)
+    if _better_by_torch(logits):
         target = reference.dense(values, indices, tail, reference.widen(logits))
         entropy = kind == "kl"
         rows = reference.composed(logits, target, labels, temperature, entropy, mse_weight, ce_weight)
@@ -88,6 +88,16 @@ def soft_label_loss(
             logits, values, indices, tail, labels, float(temperature), *weights, want_grad
         )[0]
     return rows if reduction == "none" else rows.sum() if reduction == "sum" else rows.mean()
+
+
+def _better_by_torch(logits: Tensor) -> bool:
+    """Whether torch's own functions are the fastest here: on CPUs, where the C++ kernel does not run, where calling it
+    takes longer than the loss does, and inside torch.compile, which fuses them."""
+    if logits.device.type != "cpu" or _registry.forced_backend(OP.name):
+        return False
+    if torch.compiler.is_compiling() or logits.numel() < SMALL:
+        return True
+    return bool(_rejects(logits) or _registry.native_missing("cpu"))
 
 
 def _parts(logits: Tensor, teacher: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -151,6 +161,7 @@ OP = _registry.define(
     reference.soft_label_loss,
     fake=_fake,
 )
+OP.add_backend("cpp", cpp.soft_label_loss, rejects=_rejects)
 OP.add_backend("triton", _triton, rejects=_rejects)
 _registry.define(
     f"soft_label_loss_backward(Tensor upstream, Tensor grad, Tensor logits, {_WEIGHTS.format('')}) -> Tensor",
