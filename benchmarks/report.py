@@ -1,8 +1,8 @@
 """Tables of README and docs, and figures, from the result files: ``python -m benchmarks.report [--check]``.
 
-What stands between two comment markers is rebuilt from ``benchmarks/results/*/*.json``: all jobs in ``docs/speed.md``,
-the ops in ``README.md``. With ``--check`` nothing is written, and the exit code is 1 when a page differs. Figures go to
-``benchmarks/results/<machine>/figures``.
+What stands between two comment markers is rebuilt from ``benchmarks/results/*/*.json``: whole runs and all jobs in
+``docs/speed.md``, whole runs and the ops in ``README.md``. With ``--check`` nothing is written, and the exit code is 1
+when a page differs. Figures go to ``benchmarks/results/<machine>/figures``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.ops_table import ops_table
 from benchmarks.records import RESULTS, load_all
+from benchmarks.run_table import run_table
 
 PAGES = tuple(RESULTS.parents[1] / name for name in ("docs/speed.md", "README.md"))
 BEGIN = "<!-- {}: made by python -m benchmarks.report -->"
@@ -117,7 +118,7 @@ def _seconds(value: float) -> str:
     return f"{value * 1e9:.3g} ns"
 
 
-PARTS: dict[str, Callable[[Sequence[Content]], str]] = {"benchmarks": tables, "ops": ops_table}
+PARTS: dict[str, Callable[[Sequence[Content]], str]] = {"benchmarks": tables, "ops": ops_table, "runs": run_table}
 
 
 def rebuilt(page: str, contents: Sequence[Content]) -> str:

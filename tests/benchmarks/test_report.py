@@ -10,6 +10,7 @@ from record_helpers import record
 
 from benchmarks import records, report
 from benchmarks.ops_table import backends, ops_table
+from benchmarks.run_table import run_table
 from ddfast.ops._registry import OPS
 from tests.bench.bench_helpers import CEILINGS
 
@@ -52,6 +53,19 @@ def test_suites_of_a_machine_stand_together(content: dict[str, Any]) -> None:
     text = report.tables([content, other, last])
     assert text.count("| job |") == 2
     assert report.tables([]) == "No result file is committed yet."
+
+
+def test_whole_runs_stand_beside_the_transcription(content: dict[str, Any]) -> None:
+    assert run_table([content]) == "No whole run is committed yet."
+    ours, plain, other = content["records"][:3]
+    plain.update(name="transcription", seconds=6.2)
+    ours.update(shape="resnet18, 2 classes x 4 pictures x 5 crops", items=8, notes={"crops_scored_again_fp32": 10})
+    ours["seconds"], other["group"] = 2.0, "alone"
+    runs = {**content, "suite": "rded", "records": [plain, ours, other]}
+    row = f"| op a, {ours['dtype']} | 6 s | 2 s | **3.1x** | 25.0 % | the same |"
+    assert run_table([runs]).splitlines()[4:] == [row]
+    ours["correctness"]["error"] = 3
+    assert "| 3 others |" in run_table([runs])
 
 
 def test_check_and_rebuild(content: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
