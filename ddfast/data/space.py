@@ -33,7 +33,7 @@ _ROWS = 4096
 def known_normalization(source_name: str, class_names: Sequence[str] = ()) -> Normalization | None:
     """The field's constants for a source of this name; ImageNet's where all classes are WordNet ids; else None.
 
-    A name is known whole, or up to a separator (``-``, ``_``, ``:``, ``/``, ``.`` or a blank): ``tiny-imagenet-200`` and
+    A name is known whole, or up to a separator (one of ``-_:/.`` or a blank): ``tiny-imagenet-200`` and
     ``cifar10:test`` are, ``tiny_cats`` and ``cifarlike`` are not.
     """
     words = _SEPARATORS.split(source_name.lower())
