@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddfast.store.whitening import Whitening, flat_pixels
+
 EPS = 0.1
 _ROWS = 4096
 
 
 @dataclass(frozen=True)
-class ZCA:
+class ZCA(Whitening):
     """``white = (x - mean) T`` with ``T = U diag(1 / sqrt(s + eps)) U^T`` and ``T^-1 = U diag(sqrt(s + eps)) U^T``.
 
     x is a picture in [0, 1] flattened in [channel, row, column] order; U and s are eigenvectors and eigenvalues of the
@@ -20,8 +22,6 @@ class ZCA:
     ``inverse`` float32 [D, D]. The same matrices as kornia's ZCAWhitening(eps=0.1), found in float64.
     """
 
-    mean: Tensor
-    matrix: Tensor
     inverse: Tensor
 
     @classmethod
@@ -40,7 +40,7 @@ class ZCA:
         size = images[0].numel()
         total, square = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
         for part in images.split(_ROWS):
-            rows = _rows(part).double()
+            rows = flat_pixels(part).double()
             total, square = total + rows.sum(0), square + rows.T @ rows
         mean = total / len(images)
         covariance = (square - len(images) * torch.outer(mean, mean)) / (len(images) - 1)
@@ -49,18 +49,8 @@ class ZCA:
         matrix, inverse = ((vectors * scale) @ vectors.T for scale in (1 / root, root))
         return cls(mean.float(), matrix.float(), inverse.float())
 
-    def apply(self, images: Tensor) -> Tensor:
-        """uint8 [N, H, W, 3] to whitened float32 [N, 3, H, W]."""
-        n, h, w, c = images.shape
-        rows = torch.cat([(_rows(part) - self.mean) @ self.matrix for part in images.split(_ROWS)])
-        return rows.reshape(n, c, h, w)
-
     def invert(self, white: Tensor) -> Tensor:
         """Whitened [N, 3, H, W] to pictures, float32 [N, H, W, 3], whose visible range is [0, 1]."""
         n, c, h, w = white.shape
         rows = white.float().flatten(1) @ self.inverse + self.mean
         return rows.reshape(n, c, h, w).permute(0, 2, 3, 1)
-
-
-def _rows(images: Tensor) -> Tensor:
-    return images.permute(0, 3, 1, 2).flatten(1).float() / 255
