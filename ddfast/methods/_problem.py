@@ -153,6 +153,7 @@ class Problem:
         made = self.distilled(stored, labels)
         floats = {"trained_images": stored} if self.config.keeps_floats else {}
         made.extras = {name: tensor.cpu() for name, tensor in {**floats, **extras}.items()}
+        made.whitening = self.space.zca
         made.manifest = {
             "preset": self.config.preset,
             "source": {"name": self.source.name, "fingerprint": self.source.fingerprint()},

@@ -45,6 +45,7 @@ from ddfast.store.manifest import (
     validate_manifest,
 )
 from ddfast.store.provenance import normalization_from_json
+from ddfast.store.whitening import Whitening, read_whitening, write_whitening
 
 _RESERVED = ("images", "labels")
 
@@ -55,7 +56,8 @@ class DistilledSet:
 
     ``images`` uint8 [N, H, W, 3] RGB; ``labels`` int64 [N] in 0 .. len(class_names) - 1; ``manifest`` as described in
     `ddfast.store.manifest`, empty if nothing is known; ``extras`` further tensors of a method, such as ``soft_logits``
-    float [N, C] or ``lr``.
+    float [N, C] or ``lr``; ``whitening`` what students of a whitened set (ZCA) see pictures through, None for others:
+    ``distilled.whitening.apply(images)`` whitens test pictures.
 
     Raises:
         TypeError: a tensor has another dtype.
@@ -67,6 +69,7 @@ class DistilledSet:
     class_names: tuple[str, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
     extras: dict[str, Tensor] = field(default_factory=dict)
+    whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
         self.class_names = tuple(self.class_names)
@@ -101,6 +104,27 @@ class DistilledSet:
     def normalization(self) -> Normalization | None:
         """What students should use, from the manifest; None if unknown."""
         return normalization_from_json(self.manifest.get("normalization"))
+
+    @property
+    def trained_images(self) -> Tensor | None:
+        """The images as a method trained them, float32 [N, 3, H, W], unrounded and in the space that students see:
+        normalised, or whitened where ``manifest["space"]`` is "zca"; None for sets whose images are the 8-bit ones.
+
+        Raises:
+            ValueError: they are of another shape, no floats, or not finite.
+        """
+        found = self.extras.get("trained_images")
+        if found is None or self.manifest.get("space") is None or self.formation.factor != 1:
+            return None
+        count, height, width, _ = self.images.shape
+        if tuple(found.shape) != (count, 3, height, width) or not found.is_floating_point():
+            raise ValueError(
+                f"trained_images: got {found.dtype} {list(found.shape)}, expected floats [{count}, 3, {height}, "
+                f"{width}]; make the set anew"
+            )
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError("trained_images: holds NaN or infinity; make the set anew, or take trained=False")
+        return found.detach().cpu().float()
 
     @property
     def formation(self) -> Formation:
@@ -157,7 +181,7 @@ class DistilledSet:
         for key in ("images", "stages"):
             if len(manifest.get(key) or ()) == len(self):
                 manifest[key] = [manifest[key][place] for place in sources.tolist()]
-        return DistilledSet(images, self.labels[sources], self.class_names, manifest, extras)
+        return DistilledSet(images, self.labels[sources], self.class_names, manifest, extras, self.whitening)
 
     def __repr__(self) -> str:
         height, width = self.images.shape[1:3]
@@ -179,6 +203,8 @@ class DistilledSet:
     ) -> DistilledDataset:  # fmt: skip
         """The set as a torch ``Dataset`` of (image, label) with ``.targets``, ``.classes`` and ``.class_to_idx``.
 
+        Images are the 8-bit ones; `dataloader` gives those of matching methods as they were trained.
+
         Args:
             transform: applied to each image.
             kind: what images are before the transform: "pil" (RGB ``PIL.Image``, as torchvision's data sets give) or
@@ -189,27 +215,33 @@ class DistilledSet:
         Raises:
             ValueError: ``kind`` is neither, or there is no such stage.
         """
-        images, labels = self._pictures(stage, only)
+        made, rows = self._decoded_rows(stage, only)
+        images, labels = made.images[rows], made.labels[rows]
         return DistilledDataset(images, labels, self.class_names, transform, kind)
 
-    def _pictures(self, stage: int | None, only: bool) -> tuple[Tensor, Tensor]:
-        """Decoded images and labels of all or some stages."""
+    def _decoded_rows(self, stage: int | None, only: bool) -> tuple[DistilledSet, Any]:
+        """The decoded set, and its rows of all or some stages."""
         made = self.decoded()
         if stage is None:
             if only:
                 raise ValueError("only: got True without a stage; say which")
-            return made.images, made.labels
-        rows = made.stage_rows(stage, only=only)
-        return made.images[rows], made.labels[rows]
+            return made, slice(None)
+        return made, made.stage_rows(stage, only=only)
 
     def dataloader(
         self, batch_size: int = 50, *, augment: bool = True, shuffle: bool = True, stage: int | None = None,
-        only: bool = False, **options: Any,
+        only: bool = False, trained: bool | None = None, **options: Any,
     ) -> DataLoader[tuple[Tensor, Tensor]]:  # fmt: skip
-        """A ready ``DataLoader`` of (images float32 [n, 3, H, W] normalised, labels int64 [n]).
+        """A ready ``DataLoader`` of (images float32 [n, 3, H, W], labels int64 [n]).
 
-        Pixels are normalised as the manifest says (ImageNet's statistics where it says nothing). Augmentation is the
-        manifest's recipe: flips, shifts, and for mosaics random crops; it draws from torch's global generator.
+        Images are `trained_images` where the set has them, whitened ones if it was distilled with ZCA (test pictures
+        then go through ``whitening.apply``), else pixels normalised as the manifest says (by ImageNet's statistics
+        where it says nothing).
+
+        Augmentation is the plain part of a recipe: flips, shifts, and for mosaics random crops, drawn from torch's
+        global generator. Digits are never mirrored, nor are sets whose recipe names augmentations without flips. What
+        recipes have beside that (DSA, IDC's augmentation, CutMix, patch shuffle, a teacher's labels, the schedule)
+        ``ddfast evaluate`` applies, and ``ddfast explain`` prints a loop.
 
         Args:
             batch_size: images of a batch.
@@ -218,17 +250,23 @@ class DistilledSet:
             stage: of a progressive set, the images of stages 1 to this one, as a student trains on them stage after
                 stage (``manifest["stage_lrs"][stage - 1]`` is the rate); None for all.
             only: the images of this stage alone.
+            trained: False gives the normalised pixels of a set that has `trained_images`, True insists on these.
             **options: of ``torch.utils.data.DataLoader`` (``num_workers``, ``drop_last``, ``generator`` ...).
 
         Raises:
-            ValueError: ``batch_size`` below 1, an empty set, or no such stage.
+            ValueError: ``batch_size`` below 1, an empty set, no such stage, or no trained images.
         """
         from ddfast.store.loader import make_loader
 
-        images, labels = self._pictures(stage, only)
+        made, rows = self._decoded_rows(stage, only)
+        images = made.images if trained is False else made.trained_images
+        if images is None:
+            if trained:
+                raise ValueError("trained: got True, but the set has no trained images; leave it out")
+            images = made.images
         return make_loader(
-            images, labels, self.manifest, self.normalization, batch_size, augment=augment, shuffle=shuffle,
-            **options,
+            images[rows], made.labels[rows], self.manifest, self.normalization, batch_size, augment=augment,
+            shuffle=shuffle, **options,
         )  # fmt: skip
 
     def export(self, to: str, out: str | os.PathLike[str], **options: Any) -> Path:
@@ -280,6 +318,8 @@ class DistilledSet:
             files = self._folder_files(options) if format == "folder" else {}
             sizes = self._write(building, files, safetensors=format == "safetensors")
             manifest = self.described(format, options, list(files), sizes)
+            if self.whitening is not None:
+                manifest["whitening"] = write_whitening(building, self.whitening)
             (building / MANIFEST_FILE).write_bytes(manifest_bytes(manifest))
             flush(building / MANIFEST_FILE)
             flush(building)
@@ -348,7 +388,7 @@ class DistilledSet:
             {
                 **_UNKNOWN,
                 "versions": current_versions(),
-                **self.manifest,
+                **{key: value for key, value in self.manifest.items() if key != "whitening"},  # of files of its own
                 "format": FORMAT,
                 "schema_version": SCHEMA_VERSION,
                 "class_names": list(self.class_names),
@@ -414,7 +454,8 @@ class DistilledSet:
                 f"{root / MANIFEST_FILE}: resolution: got {manifest['resolution']}, the images have "
                 f"{list(images.shape[1:3])}"
             )
-        return cls(images, labels, tuple(manifest["class_names"]), manifest, extras)
+        whitening = read_whitening(root, manifest.get("whitening"), 3 * images.shape[1] * images.shape[2])
+        return cls(images, labels, tuple(manifest["class_names"]), manifest, extras, whitening)
 
 
 def save(distilled: DistilledSet, path: str | os.PathLike[str], **options: Any) -> Path:

@@ -1,4 +1,4 @@
-"""A ready ``DataLoader`` over a distilled set: normalised batches, augmented as the set's recipe says."""
+"""A ready ``DataLoader`` over a distilled set: batches as students see them, flipped, moved and cropped."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from ddfast._types import IMAGENET, Normalization
 
 
 class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
-    """(image float32 [3, H, W] normalised, label) of a set that stays in memory; whole batches are made at once.
+    """(image float32 [3, H, W], label) of a set that stays in memory; whole batches are made at once.
 
     Args:
-        images: uint8 [N, H, W, 3].
+        images: uint8 [N, H, W, 3], which are normalised, or float32 [N, 3, H, W] as students see them.
         labels: int64 [N].
         normalization: of [0, 1] pixels.
         flip: mirror half of the pictures.
         shift: move by up to so many pixels, zeros move in.
         scale: (low, high) share of the area that a random crop covers, or None for whole pictures.
+
+    Raises:
+        ValueError: crops of float images.
     """
 
     def __init__(
@@ -36,6 +39,9 @@ class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
         shift: int = 0,
         scale: tuple[float, float] | None = None,
     ) -> None:
+        self.floats = images.is_floating_point()
+        if self.floats and scale is not None:
+            raise ValueError(f"scale: got {scale}, but random crops are of 8-bit pictures; give trained=False")
         self.images, self.labels, self.normalization = images, labels, normalization
         self.flip, self.shift, self.scale = flip, shift, scale
         self.targets: list[int] = labels.tolist()
@@ -50,20 +56,21 @@ class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         index = torch.as_tensor(indices, dtype=torch.int64)
         batch = self.images[index]
+        batch = batch if self.floats else batch.permute(0, 3, 1, 2)
         if self.flip:
             mirrored = torch.rand(len(batch)) < 0.5
-            batch = torch.where(mirrored[:, None, None, None], batch.flip(2), batch)
+            batch = torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
         if self.shift:
             batch = torch.stack([self._moved(image) for image in batch])
-        return self._crops(batch), self.labels[index]
+        return batch.contiguous() if self.floats else self._crops(batch.permute(0, 2, 3, 1)), self.labels[index]
 
     def _moved(self, image: Tensor) -> Tensor:
         down, right = torch.randint(-self.shift, self.shift + 1, (2,)).tolist()
         moved = torch.zeros_like(image)
-        height, width = image.shape[:2]
+        height, width = image.shape[1:]
         rows, columns = slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0))
         sources = slice(max(-down, 0), height + min(-down, 0)), slice(max(-right, 0), width + min(-right, 0))
-        moved[rows, columns] = image[sources]
+        moved[:, rows, columns] = image[:, sources[0], sources[1]]
         return moved
 
     def _crops(self, batch: Tensor) -> Tensor:
@@ -111,18 +118,22 @@ def make_loader(
 
 
 def recipe_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """Augmentation of a set: the manifest's ``recipe`` (flip, shift, scale), else what its method trains with.
+    """The plain part of a set's augmentation: the manifest's ``recipe`` (flip, shift, scale), else what its method
+    trains with.
 
     A mosaic of factor f was made to be cropped: random crops cover at least 1/f of its area, as in RDED
-    (arXiv 2312.03526). Digits are not mirrored.
+    (arXiv 2312.03526). Digits are not mirrored, nor is a set whose recipe names augmentations (``dsa`` or ``augment``)
+    without flips; of these nothing else is done here.
     """
     known = manifest.get("recipe") or {}
     factor = int((manifest.get("config") or {}).get("factor") or 1)
     digits = shows_digits(manifest)
     scale = known.get("scale", (1 / factor, 1.0) if factor > 1 else None)
+    named = known.get("dsa", known.get("augment"))
+    mirrored = named is None or "flip" in str(named).lower().split("_")
     return {
-        "flip": bool(known.get("flip", not digits)),
-        "shift": int(known.get("shift", 2 if digits else 0)),
+        "flip": bool(known.get("flip", mirrored)) and not digits,
+        "shift": int(known.get("shift", 2 if digits and named is None else 0)),
         "scale": None if scale is None else (float(scale[0]), float(scale[1])),
     }
 

@@ -26,6 +26,9 @@ Keys (all are there but those that may be absent; null where nothing is known)
     stage_pictures    how many real pictures each stage saw, where easy ones were discarded
     distribution      of a set of latent priors (D3): {storage, blocks: [{decoder, classes, rows, batch}]}, see
                       ddfast.train.latent; the images are its means decoded; may be absent
+    space             of a set with the tensor trained_images: "normalized" or "zca", what that is; may be absent
+    whitening         {file, bytes, sha256} of the whitening (ZCA) that students see pictures through, safetensors with
+                      mean [D] and matrix [D, D]; its bytes are not among ``bytes``; may be absent
     failures          [{label, sample, reason}], source files that were skipped
 """
 

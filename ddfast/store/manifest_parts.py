@@ -153,6 +153,15 @@ def _is_soft_labels(value: Any) -> bool:
     return is_mapping(value) and (value.get("teacher") is None or is_safe_path(value["teacher"]))
 
 
+def _is_file_entry(value: Any) -> bool:
+    return (
+        is_mapping(value)
+        and is_safe_path(value.get("file"))
+        and is_count(value.get("bytes"))
+        and is_text(value.get("sha256"))
+    )
+
+
 def _makes(make: Callable[[Any], Any], value: Any) -> bool:
     try:
         make(value)
@@ -171,5 +180,6 @@ OPTIONAL: tuple[tuple[str, Check, str], ...] = (
     ("recipe", is_recipe, "a mapping with protocol, dsa, augment, lr, weight_decay, cutmix, flip, shift and scale"),
     ("soft_labels", _is_soft_labels, "a mapping; teacher, where it has one, names a file in the folder"),
     ("space", is_text, "text"),
+    ("whitening", _is_file_entry, "a mapping with file (in the folder), bytes and sha256"),
     ("lr", is_rate, "a positive rate"),
 )

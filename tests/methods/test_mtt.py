@@ -223,6 +223,10 @@ def test_whitened_images_come_back_as_pictures(tmp_path: Path) -> None:
     assert made.manifest["space"] == "zca"
     means = made.images.float().mean((1, 2))  # of the colours: the class's own stands out
     assert (means.argmax(1) == made.labels).all()
+    stored = ddfast.load(tmp_path / "out")
+    assert stored.whitening is not None
+    white = stored.whitening.apply(made.images)  # what the pixels round
+    assert (white - stored.extras["trained_images"]).abs().mean() < 0.1
 
 
 def test_learned_rate_that_turns_negative_stops_with_the_state_before(tmp_path: Path) -> None:

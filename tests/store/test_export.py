@@ -260,6 +260,13 @@ def test_dataloader_augments_by_the_recipe() -> None:
     assert recipe_of(plain.manifest) == {"flip": True, "shift": 0, "scale": (0.5, 1.0)}
     assert recipe_of({"source": {"name": "mnist5k"}}) == {"flip": False, "shift": 2, "scale": None}
     assert recipe_of({"recipe": {"flip": False, "shift": 3}}) == {"flip": False, "shift": 3, "scale": None}
+    plainly = {"flip": False, "shift": 0, "scale": None}
+    digits = {"source": {"name": "mnist5k"}}
+    for named in ({"dsa": ""}, {"dsa": "color_crop"}, {"augment": "color_cutout"}):  # recipes without flips
+        assert recipe_of({"recipe": named}) == recipe_of({"recipe": named, **digits}) == plainly
+    assert recipe_of({"recipe": {"dsa": "color_flip"}}) == {**plainly, "flip": True}
+    for named in ({"dsa": "color_flip"}, {"flip": True}):
+        assert not recipe_of({"recipe": named, **digits})["flip"], "a mirrored digit is another one"
 
 
 def test_shift_and_flip_move_pixels_without_inventing_any() -> None:
