@@ -105,8 +105,9 @@ def _unread(out: Path, manifest: Mapping[str, Any]) -> str:
 def _evaluation_of(arguments: argparse.Namespace, manifest: Mapping[str, Any]) -> str:
     """The command that judges a set just made, by the recipe of its method."""
     from ddfast.evaluation.inputs import BUILT_IN
+    from ddfast.evaluation.recipes import own_recipe
 
-    recipe = "smoke" if arguments.preset == "smoke" else (manifest.get("recipe") or {}).get("protocol")
+    recipe = "smoke" if arguments.preset == "smoke" else own_recipe(manifest)
     known = (manifest.get("source") or {}).get("name") in BUILT_IN
     preset = f" --preset {recipe}" if recipe else ""
     return f"ddfast evaluate {arguments.out}{preset}" + f" --data TEST_PICTURES --train {arguments.data}" * (not known)

@@ -90,7 +90,7 @@ class Evaluation:
                 f"{k.upper()} {score[k]['mean']:.3f}" for k in ("hlr", "ior", "lrs", "ars") if score[k] is not None
             ]
             if found:
-                scores = f"{', '.join(found)} (DD-Ranking's scores: docs/evaluation.md)"
+                scores = f"{', '.join(found)} (DD-Ranking's formula, our protocol; not comparable with its leaderboard)"
                 lines.append(f"  {names[score['set']]}, {score['student']}: {scores}")
         lines += [f"  {entry['name']}: {account_text(entry['storage'])}" for entry in self.report["sets"]]
         return "\n".join(lines)
@@ -128,7 +128,7 @@ def evaluate(
             name; None for ``conv3``, for matching methods' recipes with instance norm (see
             `ddfast.evaluation.recipes.default_student`).
         preset: the recipe, one of `ddfast.evaluation.protocols.PROTOCOLS`; None for the one that the sets' manifests
-            name (dsa, idc or d3), ``rded`` where they name none; ``smoke`` takes the named one, shortened.
+            name (dc, dsa, idc or d3), ``rded`` where they name none; ``smoke`` takes the named one, shortened.
         teacher: who makes soft labels: "auto" (``teacher.safetensors`` in the folder of a D3 set; else the set's
             observer where it was trained on the source itself), "none", a network's name or file, a module or an
             `Observer`.

@@ -18,7 +18,7 @@ from ddfast.data.squares import whole_images
 from ddfast.data.whitening import ZCA
 from ddfast.evaluation.plan import Plan
 from ddfast.evaluation.protocols import EvaluationConfig, val_limit
-from ddfast.evaluation.recipes import recipe_name
+from ddfast.evaluation.recipes import TRAINED, recipe_name
 from ddfast.evaluation.validation import Validation, open_validation
 from ddfast.runs import Worker
 from ddfast.store import DistilledSet, load
@@ -111,14 +111,16 @@ def real_set(distilled: DistilledSet, train: Data | None, notes: list[str]) -> S
 
 
 def training_space(distilled: DistilledSet, train: Source | None, config: EvaluationConfig) -> Space | None:
-    """Where the set's students train on the images as a matching method left them: with the recipe ``dsa``, which
-    ``smoke`` shortens for sets that name it.
+    """Where the set's students train on the images as a matching method left them: with the recipes ``dsa`` and ``dc``,
+    which ``smoke`` shortens for sets that name them.
+
+    Whitening is the one that the set holds, else it is fitted to the real set again.
 
     Raises:
         ValueError: whitening has to be found again, but the real set was not given.
     """
     kind, recipe = distilled.manifest.get("space"), recipe_name(config.preset, distilled.manifest)
-    if kind is None or recipe != "dsa" or "trained_images" not in distilled.extras:
+    if kind is None or recipe not in TRAINED or "trained_images" not in distilled.extras:
         return None
     normalization = distilled.normalization or IMAGENET
     if kind != "zca":

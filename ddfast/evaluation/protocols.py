@@ -28,7 +28,7 @@ class EvaluationConfig:
 
     seeds: int = setting(3, "students of each kind; mean and standard deviation are over them")
     seed: int = setting(0, "seed of initial weights, order, augmentation and random subsets")
-    preset: str = setting("rded", "training recipe: rded, fkd, hard_label, dsa, idc, d3 or smoke", cli=False)
+    preset: str = setting("rded", "training recipe: rded, fkd, hard_label, dc, dsa, idc, d3 or smoke", cli=False)
     controls: bool = setting(True, "also train on random real pictures, at equal images and at equal bytes")
     byte_control: bool = setting(True, "among the controls, random pictures of equal bytes; they may be thousands")
     hard: bool = setting(True, "also train with hard labels where there are soft ones")
@@ -220,9 +220,14 @@ PROTOCOLS = {
     ),
     "dsa": Protocol(
         "dsa",
-        "that of DC, DSA and MTT: SGD, 1000 epochs, rate / 10 halfway, differentiable Siamese augmentation",
+        "that of DSA, DM and MTT: SGD, 1000 epochs, rate / 10 halfway, differentiable Siamese augmentation",
         _paper("dsa"),
         stage=_dsa_stage,
+    ),
+    "dc": Protocol(
+        "dc",
+        "DC's (arXiv 2006.05929): SGD, 300 epochs, rate / 10 halfway, no augmentation",
+        _paper("dc"),
     ),
     "idc": Protocol(
         "idc",

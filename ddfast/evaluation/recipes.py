@@ -10,7 +10,8 @@ from ddfast.train import StudentConfig
 from ddfast.train.presets import Case, dsa_preset, preset, without_flip
 
 D3 = "d3"
-OWN = ("dsa", "idc", D3)  # recipes that a manifest may name
+TRAINED = ("dsa", "dc")  # recipes whose students train on the images as a matching method left them
+OWN = (*TRAINED, "idc", D3)  # recipes that a manifest may name
 VIEWS = 12_000  # pictures of a training with the smoke recipe itself, at most
 _EPOCHS, _VIEWS = 200, 4000  # of a set's own recipe, shortened, at most
 # of D3's students by decoder, from its commands for 1, 2 and 10 images per class; its ResNet-18 has some of its own
@@ -26,8 +27,20 @@ def recipe_name(chosen: str, manifest: Mapping[str, Any]) -> str:
         chosen: the evaluation's preset.
         manifest: the set's; sets of matching methods say there how their students are trained.
     """
-    named = (manifest.get("recipe") or {}).get("protocol")
-    return str(named) if chosen == "smoke" and named in OWN else chosen
+    named = own_recipe(manifest)
+    return named if chosen == "smoke" and named is not None else chosen
+
+
+def own_recipe(manifest: Mapping[str, Any]) -> str | None:
+    """The recipe that a set's manifest names; None where it names none.
+
+    Sets of DC say ``dsa`` with no augmentation at all: they are judged as DC's paper judges them.
+    """
+    made = manifest.get("recipe") or {}
+    named = made.get("protocol")
+    if named == "dsa" and manifest.get("method") == "dc" and not made.get("dsa"):
+        return "dc"
+    return str(named) if named in OWN else None
 
 
 def named_recipe(manifests: Sequence[Mapping[str, Any]]) -> str:
@@ -39,7 +52,7 @@ def named_recipe(manifests: Sequence[Mapping[str, Any]]) -> str:
     Raises:
         ValueError: they name several.
     """
-    named = {(manifest.get("recipe") or {}).get("protocol") for manifest in manifests} & set(OWN)
+    named = {own_recipe(manifest) for manifest in manifests} - {None}
     if len(named) > 1:
         raise ValueError(
             f"preset: the sets' manifests name different recipes, {', '.join(sorted(map(str, named)))}; say which to "
@@ -87,14 +100,16 @@ def short_recipe(case: Case, manifest: Mapping[str, Any]) -> StudentConfig:
             method trained students with; digits are neither mirrored nor mixed whatever it says.
     """
     epochs = max(2, min(_EPOCHS, _VIEWS // case.count))
-    made = manifest["recipe"]
-    return shortened(d3_recipe(case, manifest) if made["protocol"] == D3 else _own_recipe(case, made), epochs)
+    name = str(own_recipe(manifest))
+    return shortened(
+        d3_recipe(case, manifest) if name == D3 else _own_recipe(name, case, manifest["recipe"]), epochs
+    )  # fmt: skip
 
 
-def _own_recipe(case: Case, made: Mapping[str, Any]) -> StudentConfig:
-    config = preset(str(made["protocol"]), case)
+def _own_recipe(name: str, case: Case, made: Mapping[str, Any]) -> StudentConfig:
+    config = preset(name, case)
     given: dict[str, Any] = {"weight_decay": float(made.get("weight_decay", config.weight_decay))}
-    if made["protocol"] == "idc":
+    if name == "idc":
         given |= {"lr": float(made.get("lr", config.lr)), "idc": str(made.get("augment", config.idc))}
         given["cutmix_share"] = float(made.get("cutmix", config.cutmix_share))
     else:

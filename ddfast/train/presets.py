@@ -7,8 +7,9 @@
 ``hard_label``  SGD with momentum, cosine, flips and shifts, cross-entropy: for sets that are judged without a teacher.
 ``idc``         IDC (Kim et al., ICML 2022, arXiv 2205.14959): SGD 0.01, rate times 0.2 after 2/3 and 5/6 of the epochs,
                 its augmentation, CutMix of half of the batches, cross-entropy.
-``dsa``         DC, DSA, DM and MTT (Zhao et al. 2021, arXiv 2102.08259; Cazenavette et al. 2022, arXiv 2203.11932): SGD
+``dsa``         DSA, DM and MTT (Zhao et al. 2021, arXiv 2102.08259; Cazenavette et al. 2022, arXiv 2203.11932): SGD
                 0.01, rate divided by ten after half of the epochs, DSA augmentation, cross-entropy.
+``dc``          DC (Zhao et al. 2021, arXiv 2006.05929): as ``dsa``, but 300 epochs without augmentation.
 """
 
 from __future__ import annotations
@@ -142,6 +143,10 @@ def dsa_preset(case: Case, *, epochs: int = 1000, lr: float = 0.01) -> StudentCo
     return replace(config, batch_size=min(config.batch_size, case.count))
 
 
+def _dc(case: Case) -> StudentConfig:
+    return replace(_dsa(case, epochs=300), dsa="")
+
+
 def _idc(case: Case) -> StudentConfig:
     return StudentConfig(
         epochs=1000, batch_size=64, optimizer="sgd", lr=0.01, momentum=0.9, nesterov=False, weight_decay=5e-4,
@@ -157,5 +162,5 @@ def without_flip(strategy: str) -> str:
 
 
 PRESETS: dict[str, Callable[[Case], StudentConfig]] = {
-    "rded": _rded, "fkd": _fkd, "hard_label": _hard_label, "dsa": _dsa, "idc": _idc,
+    "rded": _rded, "fkd": _fkd, "hard_label": _hard_label, "dsa": _dsa, "dc": _dc, "idc": _idc,
 }  # fmt: skip

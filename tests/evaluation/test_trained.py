@@ -12,7 +12,7 @@ from ddfast.data.space import Space
 from ddfast.evaluation import EvaluationConfig, evaluate
 from ddfast.evaluation.plan import Plan, Spec, Subject
 from ddfast.evaluation.protocols import full_config
-from ddfast.evaluation.recipes import default_student, short_recipe, short_stage
+from ddfast.evaluation.recipes import default_student, named_recipe, short_recipe, short_stage
 from ddfast.evaluation.storage import measure
 from ddfast.evaluation.usage import used
 from ddfast.store import DistilledSet, load
@@ -121,6 +121,32 @@ def test_a_short_recipe_keeps_its_shape() -> None:
     assert short_stage(case, [200, 400], {"recipe": {"protocol": "dsa"}}).epochs == 6
     names = [default_student(p, [{}, {"recipe": RECIPE}]) for p in ("smoke", "dsa", "rded")]
     assert names == ["conv3_instance", "conv3_instance", "conv3"]
+
+
+def test_dc_is_judged_as_its_paper_judges() -> None:
+    """300 epochs without augmentation, on the images as they were trained."""
+    made = trained_set(False)
+    made.manifest |= {"method": "dc", "recipe": {**RECIPE, "lr": 0.01, "dsa": ""}}
+    manifest = made.manifest
+    assert named_recipe([manifest, {}]) == "dc"
+    assert default_student("dc", [manifest]) == "conv3_instance"
+    others = [{**manifest, "method": "dsa"}, {**manifest, "recipe": RECIPE}]  # DC with augmentation: as DSA
+    assert [named_recipe([one]) for one in others] == ["dsa", "dsa"]
+    with pytest.raises(ValueError, match="different recipes, dc, dsa"):
+        named_recipe([manifest, others[0]])
+    short = short_recipe(Case("conv3", 10, 40), manifest)
+    assert (short.epochs, short.milestones, short.dsa, short.lr) == (10, (5,), "", 0.01)
+    given = {"train": eval_case.source(20, 1), "val": eval_case.source(15, 2)}
+    judged = evaluate(made, **given, **{**SETTINGS, "preset": None, "epochs": 20, "controls": False})
+    assert judged.report["protocol"]["name"] == judged.report["sets"][0]["recipe"] == "dc"
+    assert judged.top1()["mean"] > 0.6  # of three classes, from grey visible pixels
+    unused: Any = None
+    subject = Subject("a", "a", made, measure(made, None), None, ())
+    plan = Plan(EvaluationConfig(preset="dc"), (subject,), ("conv3",), unused, None, "cpu", 1, 0)
+    for images in ("distilled", "random-images"):
+        recipe = plan.recipe(Spec("a", images, "hard", True, "conv3", 0))
+        assert (recipe.epochs, recipe.milestones, recipe.lr, recipe.weight_decay) == (301, (152,), 0.01, 5e-4)
+        assert (recipe.dsa, recipe.flip, recipe.shift, recipe.crop, recipe.cutmix_alpha) == ("", False, 0, None, 0.0)
 
 
 def test_whitening_needs_the_real_set() -> None:

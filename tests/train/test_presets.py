@@ -205,7 +205,9 @@ def test_every_recipe_trains_the_family(name: str, student: str) -> None:
     norm = "instance" if student.endswith("instance") else "batch"
     torch.manual_seed(0)
     net = ConvNet(2, 5, SIDE, 8, norm) if student.startswith("conv") else BasicResNet(10, 5, norm, "small")
-    config = preset(name, Case(student, 5, 2, SIDE, 2), epochs=2, milestones=(1,) if name in ("dsa", "idc") else ())
+    config = preset(
+        name, Case(student, 5, 2, SIDE, 2), epochs=2, milestones=(1,) if name in ("dc", "dsa", "idc") else ()
+    )
     labels = torch.arange(10) % 5
     report = train_student(pictures(), labels, net, conv(1).eval() if name in ("rded", "fkd") else None, config)
     assert report.steps == 2 * -(-10 // config.batch_size)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddfast.evaluation.inputs import BUILT_IN
 from ddfast.evaluation.protocols import PROTOCOLS
-from ddfast.evaluation.recipes import OWN, default_student, named_recipe
+from ddfast.evaluation.recipes import default_student, named_recipe, own_recipe
 
 _RATE, _DECAY = 0.01, 5e-4
 
@@ -21,7 +21,7 @@ def recipe_words(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
     about = f"Students are trained by the recipe {name}: {PROTOCOLS[name].about}."
     if manifest.get("preset") == "smoke":
         about += " The recipe smoke is a shorter one, for tries."
-    if made.get("protocol") not in OWN:
+    if own_recipe(manifest) is None:
         return name, [about, "The set names no recipe of its own; this is the default."]
     values = [f"{key} {made[key]}" for key in ("lr", "momentum", "weight_decay", "cutmix") if made.get(key) is not None]
     augment = made.get("dsa") or made.get("augment")

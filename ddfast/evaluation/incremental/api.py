@@ -26,7 +26,7 @@ from ddfast.evaluation.inputs import (
 )
 from ddfast.evaluation.plan import Plan, Subject, subject_keys
 from ddfast.evaluation.protocols import protocol
-from ddfast.evaluation.recipes import recipe_name
+from ddfast.evaluation.recipes import TRAINED, recipe_name
 from ddfast.evaluation.runner import run_plan
 from ddfast.evaluation.storage import is_distribution, measure
 from ddfast.evaluation.students import build_student, parse_students
@@ -151,13 +151,15 @@ def _subject(
     kind = distilled.manifest.get("space")
     known = (distilled.manifest.get("source") or {}).get("name")
     source = None
-    if kind == "zca" and recipe_name(config.preset, distilled.manifest) == "dsa":
+    if kind == "zca" and recipe_name(config.preset, distilled.manifest) in TRAINED:
         spec = train if train is not None else "mnist5k" if known == "mnist5k" else None
         source = None if spec is None else opened("train", spec)
         notes.append(f"{name}: the whitening (ZCA) was fitted to the pictures of all classes, those to come as well.")
     space = training_space(distilled, source, config.evaluation())
     if kind is not None and space is None and "trained_images" in distilled.extras:
-        notes.append(f"{name}: students train on visible pixels; preset dsa takes the images as they were distilled.")
+        notes.append(
+            f"{name}: students train on visible pixels; presets dsa and dc take the images as they were distilled."
+        )
     if (distilled.manifest.get("method") or "") not in ("coreset", "dm", ""):
         notes.append(f"{name}: the images were distilled with all classes at hand, not step by step.")
     storage = used(measure(distilled, None), distilled, trained=space is not None)
