@@ -22,6 +22,7 @@ from ddfast.evaluation.inputs import (
     real_set,
     test_pictures,
     training_space,
+    whitening_note,
 )
 from ddfast.evaluation.made import set_folders, set_pictures
 from ddfast.evaluation.page import render
@@ -36,7 +37,8 @@ from ddfast.evaluation.storage import SOFT, is_distribution, measure
 from ddfast.evaluation.students import build_student, parse_students
 from ddfast.evaluation.teacher import Teacher, drop_meeting, find_teacher, made_again
 from ddfast.evaluation.usage import used
-from ddfast.evaluation.validation import CACHE_FILE, drop_cache, match_classes, write_cache
+from ddfast.evaluation.validation import CACHE_FILE, drop_cache, write_cache
+from ddfast.nets.classes import match_classes
 from ddfast.runs import Worker, atomic_write_bytes, refuse_occupied
 from ddfast.runs.device import torch_device
 from ddfast.store import DistilledSet, LabelStore, set_fingerprint
@@ -106,6 +108,7 @@ def evaluate(
     teacher: str | nn.Module | Observer | None = "auto",
     teacher_weights: str | None = None,
     labels: LabelStore | str | Path | None = None,
+    check_classes: bool = True,
     out: str | Path | None = None,
     device: str = "auto",
     processes: int | None = None,
@@ -135,6 +138,8 @@ def evaluate(
         teacher_weights: file of a named teacher's weights.
         labels: stored soft labels of the set (from ``ddfast relabel``); they count as storage. The set's students are
             trained with them, those of the controls with the teacher's.
+        check_classes: show a teacher that is named or given some real pictures first, and refuse one whose outputs
+            plainly mean the classes in another order.
         out: folder for ``report.json``, ``report.html`` and the run's state; None keeps nothing.
         device: cpu, cuda, cuda:N or auto.
         processes: how many students are trained side by side; None for one a core on CPU, one on a GPU. The results do
@@ -159,7 +164,7 @@ def evaluate(
     config = read_settings(EvaluationConfig, "evaluate", preset or "rded", settings)
     options = _Options(
         train, teacher, teacher_weights, labels, device, processes, worker, resume, overwrite, quiet,
-        named=preset is None,
+        named=preset is None, check_classes=check_classes,
     )  # fmt: skip
     if data_parallel:
         return _evaluate_together(distilled, val, students, config, out, options)
@@ -183,6 +188,7 @@ class _Options:
     overwrite: bool
     quiet: bool
     named: bool = False  # the recipe is the one that manifests name
+    check_classes: bool = True
     group: Group | None = None
 
 
@@ -227,7 +233,8 @@ def _evaluate(
         width = config.width or protocol(config.preset).width
         build_student(name, len(first.class_names), int(first.images.shape[1]), seed=0, width=width)
     folders = set_folders(distilled)
-    subjects = _subjects(loaded, folders, train, options, config, notes)
+    real = (validation.source if train is None else train) if options.check_classes else None
+    subjects = _subjects(loaded, folders, train, options, config, notes, real, device)
     plan = Plan(config, subjects, names, validation, train, device, 1, 0)
     plan, processes = fitted_to_machine(plan, out, options.processes, options.worker)
     if options.group is not None:
@@ -280,6 +287,8 @@ def _subjects(
     options: _Options,
     config: EvaluationConfig,
     notes: list[str],
+    real: Source | None,
+    device: str,
 ) -> tuple[Subject, ...]:
     found = []
     store = options.labels if options.labels is None or isinstance(options.labels, LabelStore) else None
@@ -299,7 +308,9 @@ def _subjects(
         if drawn:
             check_distribution(name, distilled)
         if config.soft:
-            teacher, why = find_teacher(options.teacher, options.teacher_weights, distilled, train, folder=folder)
+            teacher, why = find_teacher(
+                options.teacher, options.teacher_weights, distilled, train, folder=folder, real=real, device=device
+            )
             what = "random pictures have no soft labels" if drawn and SOFT in distilled.extras else "no soft labels"
             if why:
                 notes.append(f"{name}: {why}." if teacher else f"{name}: {what}, since {why}.")
@@ -310,6 +321,8 @@ def _subjects(
             notes.append(f"{name}: students train on all stages at once, since stored labels are of all images.")
         size = store.layout.total_bytes if store is not None else 0
         space = training_space(distilled, train, config)
+        if space is not None and space.zca is not None:
+            notes.append(whitening_note(name, space.zca))
         storage = measure(distilled, train, targets, label_bytes=size)
         storage = used(storage, distilled, trained=space is not None)
         if drawn and config.soft:

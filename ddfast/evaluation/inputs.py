@@ -22,6 +22,7 @@ from ddfast.evaluation.recipes import TRAINED, recipe_name
 from ddfast.evaluation.validation import Validation, open_validation
 from ddfast.runs import Worker
 from ddfast.store import DistilledSet, load
+from ddfast.store.whitening import Whitening
 
 # test pictures of built-in sources
 BUILT_IN = {"mnist5k": "mnist5k:test"}
@@ -125,13 +126,24 @@ def training_space(distilled: DistilledSet, train: Source | None, config: Evalua
     normalization = distilled.normalization or IMAGENET
     if kind != "zca":
         return Space(normalization)
+    if distilled.whitening is not None:
+        return Space(normalization, distilled.whitening)
     if train is None:
         raise ValueError(
-            "train: the set's images are whitened (ZCA), which is fitted to the real set; give it with --train"
+            "train: the set's images are whitened (ZCA), but it does not hold the whitening, which is fitted to the "
+            "real set; give that with --train"
         )
     size = int(distilled.images.shape[1])
     pictures, _ = whole_images(train, size, max(train.count(c) for c in range(len(train.class_names))))
     return Space(normalization, ZCA.fit(pictures))
+
+
+def whitening_note(name: str, whitening: Whitening) -> str:
+    """What the bytes of a whitened set leave out."""
+    return (
+        f"{name}: students see whitened pictures (ZCA), in training and in tests; mean and matrix, fitted to the real "
+        f"set, take {whitening.bytes / 1000:,.0f} kB and are not counted as storage, as normalisation is not."
+    )
 
 
 def read_settings(kind: type[C], call: str, preset: str, settings: Mapping[str, Any]) -> C:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ddfast.data.space import Space
+from ddfast.data.whitening import ZCA
 from ddfast.evaluation import EvaluationConfig, evaluate
 from ddfast.evaluation.plan import Plan, Spec, Subject
 from ddfast.evaluation.protocols import full_config
@@ -152,6 +153,19 @@ def test_dc_is_judged_as_its_paper_judges() -> None:
 def test_whitening_needs_the_real_set() -> None:
     with pytest.raises(ValueError, match=r"train: the set's images are whitened \(ZCA\)"):
         evaluate(trained_set(True), val=eval_case.source(15, 2), **{**SETTINGS, "controls": False})
+
+
+def test_a_set_that_holds_its_whitening_needs_no_real_set(tmp_path: Path) -> None:
+    made, train, val = trained_set(True), eval_case.source(20, 1), eval_case.source(15, 2)
+    made.whitening = ZCA.fit(torch.from_numpy(eval_case.pictures(20, 1)[0]))
+    made.save(tmp_path / "set", format="safetensors")
+    settings = {**SETTINGS, "controls": False}
+    alone = evaluate(tmp_path / "set", val=val, **settings)
+    made.whitening = None
+    assert alone.top1() == evaluate(made, train=train, val=val, **settings).top1()
+    note = next(note for note in alone.report["notes"] if "whitened" in note)
+    assert f"take {(768**2 + 768) * 4 / 1000:,.0f} kB and are not counted as storage" in note
+    assert alone.report["results"][0]["bytes"] == 12 * 768 * 4 + 4 + 8 * 12
 
 
 def test_a_saved_set_is_judged_alike(tmp_path: Path) -> None:

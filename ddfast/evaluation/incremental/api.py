@@ -83,7 +83,7 @@ def continual(
     Args:
         distilled: a `DistilledSet`, the folder of one, or several of the same classes and resolution.
         val: test pictures, matched by class name; None for sets of built-in sources.
-        train: the real set, for sets of whitened images; None for sets of built-in sources.
+        train: the real set, for sets of whitened images that do not hold their whitening; None for built-in sources.
         students: names, as in `ddfast.evaluate`.
         preset: the recipe, ``dsa`` (the papers'), ``hard_label``, ``rded``, ``fkd`` or ``smoke``.
         out: folder for ``report.json``, ``report.html``, ``table.md`` and the run's state; None keeps nothing.
@@ -153,7 +153,7 @@ def _subject(
     source = None
     if kind == "zca" and recipe_name(config.preset, distilled.manifest) in TRAINED:
         spec = train if train is not None else "mnist5k" if known == "mnist5k" else None
-        source = None if spec is None else opened("train", spec)
+        source = None if spec is None or distilled.whitening is not None else opened("train", spec)
         notes.append(f"{name}: the whitening (ZCA) was fitted to the pictures of all classes, those to come as well.")
     space = training_space(distilled, source, config.evaluation())
     if kind is not None and space is None and "trained_images" in distilled.extras:
