@@ -45,6 +45,10 @@ def add_evaluate(commands: Any) -> None:
         help="auto (the set's observer), none, a network's name, or a D3 set's teacher.safetensors",
     )  # fmt: skip
     who.add_argument("--teacher-weights", help="file with the teacher's weights")
+    who.add_argument(
+        "--no-check-classes", dest="check_classes", action="store_false",
+        help="take a named teacher without a look at real pictures for the order of its classes",
+    )  # fmt: skip
     where = _add_judging(one, EvaluationConfig)
     runs.add_launch(where)
     where.add_argument(
@@ -101,7 +105,8 @@ def _evaluate(arguments: argparse.Namespace) -> Answer | None:
     from ddfast.runs import identify_worker
 
     out = arguments.out or evaluation_folder(arguments)
-    passed = "train students preset teacher teacher_weights labels device processes data_parallel resume overwrite"
+    passed = "train students preset teacher teacher_weights labels check_classes device processes data_parallel "
+    passed += "resume overwrite"
     result = evaluate(
         arguments.sets, arguments.data, out=out, worker=identify_worker(arguments.shard), quiet=arguments.quiet,
         **{name: getattr(arguments, name) for name in passed.split()}, **given_fields(arguments),

@@ -9,7 +9,10 @@ from typing import Any
 from ddfast._cli.answer import Answer
 from ddfast._cli.parser import add_where, command
 
-_PASSED = "epochs batch_size seed kind k tail_temperature precision order resume overwrite"
+_PASSED = (
+    "per_image check_classes device shard epochs batch_size seed kind k tail_temperature precision order resume "
+    "overwrite"
+)
 
 
 def add_explain(commands: Any) -> None:
@@ -26,7 +29,7 @@ def add_relabel(commands: Any) -> None:
     one = command(
         commands, "relabel", _relabel, help="store teachers' soft labels for every view of a training",
         examples=(
-            "ddfast relabel smoke --preset smoke --teacher train:conv3 --data mnist5k --out smoke_labels",
+            "ddfast relabel smoke --preset smoke --epochs 100 --teacher train:conv3 --data mnist5k --out smoke_labels",
             "ddfast relabel rded_in1k --teacher resnet18 --kind topk --k 10 --out rded_labels",
             "ddfast relabel rded_in1k --teacher resnet18=resnet18.pth --teacher timm:resnet50 --out averaged --resume",
         ),
@@ -38,11 +41,16 @@ def add_relabel(commands: Any) -> None:
         "NAME=WEIGHTS, a checkpoint SET_NAME.pth, or train:conv3; several are averaged",
     )  # fmt: skip
     given.add_argument("--out", required=True, type=Path, help="output folder")
-    given.add_argument("--data", help="the real set, for train:NAME")
+    given.add_argument("--data", help="the real set, for train:NAME; other teachers are shown some of its pictures")
     given.add_argument("--fkd", type=Path, metavar="FOLDER", help="write the FKD layout as well")
+    given.add_argument(
+        "--no-check-classes", dest="check_classes", action="store_false",
+        help="take teachers without a look at pictures of --data for the order of their classes",
+    )  # fmt: skip
     what = one.add_argument_group("which labels")
     what.add_argument("--preset", choices=("rded", "smoke"), default="rded", help="settings (default: %(default)s)")
-    what.add_argument("--epochs", type=int, help="how long students will train (default: the preset's)")
+    text = "how long students can train on them (default: the preset's: 300; smoke: 3)"
+    what.add_argument("--epochs", type=int, help=text)
     what.add_argument("--batch-size", type=int, help="of the training (default: the preset's)")
     what.add_argument("--seed", type=int, default=0, help="of views and order (default: %(default)s)")
     what.add_argument("--kind", choices=("fp16", "topk"), help="all logits (default), or the k largest")
@@ -89,7 +97,6 @@ def _relabel(arguments: argparse.Namespace) -> Answer:
 
     store = relabel_folder(
         arguments.set, arguments.teachers, arguments.out, preset_name=arguments.preset, data=arguments.data,
-        per_image=arguments.per_image, device=arguments.device, shard=arguments.shard,
         progress="quiet" if arguments.quiet else "auto",
         **{name: getattr(arguments, name) for name in _PASSED.split()},
     )  # fmt: skip

@@ -1,7 +1,9 @@
 """Label-robust and augmentation-robust scores of DD-Ranking (Li et al., arXiv 2505.13300), in fractions.
 
 The published program feeds percent into the exponential, which turns good methods into values far above 1; here every
-accuracy is a fraction in [0, 1], as the definition means it.
+accuracy is a fraction in [0, 1], as the definition means it. The accuracies are those of this package's protocol (last
+epoch, the recipe's rate), not of DD-Ranking's (best test, a search for the rate), so scores are not comparable with its
+leaderboard.
 """
 
 from __future__ import annotations

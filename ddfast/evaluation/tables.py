@@ -110,7 +110,8 @@ def scores(report: Report) -> str:
     ]
     head = "<th>student</th><th>HLR ↓</th><th>IOR ↑</th><th>LRS ↑</th><th>ARS ↑</th>"
     return (
-        table(head, body) + "<p class='small' style='margin-top:8px'>DD-Ranking, in fractions: HLR is what hard labels "
+        table(head, body) + "<p class='small' style='margin-top:8px'>DD-Ranking's formula, in fractions, "
+        "with accuracies of our protocol: not comparable with its leaderboard. HLR is what hard labels "
         "lose against all real pictures, IOR the gain over as many random ones; LRS = (e<sup>a</sup> − e<sup>−1</sup>) "
         "/ (e − e<sup>−1</sup>) with a = ½ IOR − ½ HLR; ARS the same for the mean gain with and without augmentation. "
         "0.269 means neither gain nor loss.</p>"

@@ -18,6 +18,7 @@ from ddfast.runs import Worker, atomic_write_bytes
 from ddfast.runs.atomic import remove_folder
 from ddfast.runs.sharing import unless
 from ddfast.store import DistilledSet
+from ddfast.train.class_check import check_teacher
 from ddfast.train.small_observer import DEPTHS, SmallObserver
 
 
@@ -56,6 +57,8 @@ def find_teacher(
     train: Source | None,
     *,
     folder: Path | None = None,
+    real: Source | None = None,
+    device: str = "cpu",
 ) -> tuple[Teacher | None, str]:
     """The teacher and, where there is none or it differs from the set's observer, why.
 
@@ -67,9 +70,13 @@ def find_teacher(
         distilled: the set, whose manifest names its observer.
         train: the real set that an observer is trained on.
         folder: of the set; None for one in memory.
+        real: pictures of the set's classes, of which a teacher that was named or given is shown some (those of "auto"
+            were trained on the set's own source); None for no look.
+        device: where it looks at them.
 
     Raises:
-        ValueError: the network or its weights cannot be had, or its outputs do not fit the set's classes.
+        ValueError: the network or its weights cannot be had, or its outputs do not fit the set's classes, or plainly
+            mean them in another order.
     """
     if spec is None or spec == "none":
         return None, "no teacher was asked for"
@@ -78,12 +85,14 @@ def find_teacher(
     if spec == "auto":
         return _repeat(distilled, train)
     size = int(distilled.images.shape[1])
-    if isinstance(spec, Observer):
-        return _mapped(spec, distilled), ""
-    observer = load_observer(
+    observer = spec if isinstance(spec, Observer) else load_observer(
         spec, weights=weights, num_classes=None, input_size=size if isinstance(spec, nn.Module) else None
-    )
-    return _mapped(observer, distilled), ""
+    )  # fmt: skip
+    teacher = _mapped(observer, distilled)
+    if real is not None:
+        check_teacher(observer, teacher.outputs, distilled.class_names, real, size=(size, size), device=device)
+        observer.module.cpu()
+    return teacher, ""
 
 
 def _beside(file: str, folder: Path | None, distilled: DistilledSet) -> tuple[Teacher | None, str]:

@@ -21,6 +21,7 @@ from ddfast._temporary import temporary_name
 from ddfast._types import Normalization
 from ddfast.data import DecodeError, Source, decode_image
 from ddfast.data.arrays import ArraySource
+from ddfast.nets.classes import match_classes
 from ddfast.runs import atomic_write_bytes
 from ddfast.train import predict
 from ddfast.train.data_parallel import Group
@@ -129,27 +130,6 @@ def open_validation(source: Source, class_names: Sequence[str], size: int, per_c
     if empty:
         raise ValueError(f"validation {source.name}: no pictures of {len(empty)} classes: {', '.join(empty[:5])}")
     return found
-
-
-def match_classes(wanted: Sequence[str], there: Sequence[str], what: str) -> tuple[int, ...]:
-    """The label in ``there`` of each wanted class, by name; by place for sets whose classes are only numbered.
-
-    Raises:
-        ValueError: a name is missing; the message names it and what is there.
-    """
-    index = {name: label for label, name in enumerate(there)}
-    missing = [name for name in wanted if name not in index]
-    if not missing:
-        return tuple(index[name] for name in wanted)
-    numbered = all(name.isdecimal() and int(name) == label for label, name in enumerate(wanted))
-    if numbered and len(there) == len(wanted):
-        return tuple(range(len(wanted)))
-    count = f"{len(there)} classes ({', '.join(list(there)[:3])}, ...)"
-    raise ValueError(
-        f"{what}: has {count}, but the set has {len(wanted)} and {len(missing)} of them are not among those: "
-        f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; give the pictures of the set's own "
-        "classes, in folders of the same names"
-    )
 
 
 def resized_side(size: int) -> int:

@@ -57,3 +57,24 @@ def map_classes(
         f"folders: {len(names)} class folders ({', '.join(names[:3])}, ...) for an observer of {num_classes} outputs: "
         f"no way to tell which output each folder means; {hint}, or train an observer for these {len(names)} classes"
     )
+
+
+def match_classes(wanted: Sequence[str], there: Sequence[str], what: str) -> tuple[int, ...]:
+    """The label in ``there`` of each wanted class, by name; by place for sets whose classes are only numbered.
+
+    Raises:
+        ValueError: a name is missing; the message names it and what is there.
+    """
+    index = {name: label for label, name in enumerate(there)}
+    missing = [name for name in wanted if name not in index]
+    if not missing:
+        return tuple(index[name] for name in wanted)
+    numbered = all(name.isdecimal() and int(name) == label for label, name in enumerate(wanted))
+    if numbered and len(there) == len(wanted):
+        return tuple(range(len(wanted)))
+    count = f"{len(there)} classes ({', '.join(list(there)[:3])}, ...)"
+    raise ValueError(
+        f"{what}: has {count}, but the set has {len(wanted)} and {len(missing)} of them are not among those: "
+        f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}; give the pictures of the set's own "
+        "classes, in folders of the same names"
+    )

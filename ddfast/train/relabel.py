@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ddfast._types import Normalization
+from ddfast.data import Source, open_source
 from ddfast.nets.checkpoints import fingerprint
+from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer
 from ddfast.runs import Ledger, Progress, ProgressEvent, Task, Worker, identify_worker, open_ledger, refuse_occupied
 from ddfast.runs.atomic import remove_folder
@@ -66,6 +69,7 @@ def relabel(
     order: str = "counter",
     device: str | torch.device = "cpu",
     forward_batch: int = FORWARD_BATCH,
+    real: Source | None = None,
     resume: bool = False,
     overwrite: bool = False,
     worker: Worker | None = None,
@@ -94,6 +98,8 @@ def relabel(
         order: of the samples, see `Replay`.
         device: where teachers and views are computed.
         forward_batch: pictures in one forward of a teacher.
+        real: pictures of the set's classes, of which teachers are shown some: one whose outputs plainly mean the
+            classes in another order is refused. None, random weights and teachers trained here: no look.
         resume: go on with the run in the folder.
         overwrite: replace the run in the folder.
         worker: who this is among several started together.
@@ -125,7 +131,13 @@ def relabel(
         )  # fmt: skip
 
     # refused before there is a folder, unless they are still to be trained in there
-    group = group_of(ready) if len(ready) == len(teachers) else None
+    known = group_of(ready) if ready or not teachers else None
+    if known is not None and real is not None:
+        known.check_classes(real)
+    for each in teachers:
+        if isinstance(each, SmallObserver):
+            map_classes(distilled.class_names, len(each.source.class_names), each.source.class_names)
+    group = known if len(ready) == len(teachers) else None
     made_from = replay.fingerprint(distilled.images, distilled.labels)
     if view is None:
         made_from |= {"view": None, "seed": None, "batch_size": None, "order": None}
@@ -170,11 +182,14 @@ def _trained(
     worker: Worker | None, device: str, mode: str,
 ) -> list[Observer | nn.Module]:  # fmt: skip
     """The teachers, those that are to be trained by one worker each, unless they are no longer ``wanted``."""
-    return [
-        each.shared(out / TEACHERS / str(number), worker=worker, device=device, progress=mode, wanted=wanted)
-        if isinstance(each, SmallObserver) else each
-        for number, each in enumerate(teachers)
-    ]  # fmt: skip
+    found: list[Observer | nn.Module] = []
+    for number, each in enumerate(teachers):
+        if isinstance(each, SmallObserver):
+            folder = out / TEACHERS / str(number)
+            made = each.shared(folder, worker=worker, device=device, progress=mode, wanted=wanted)
+            each = replace(made, class_names=each.source.class_names)
+        found.append(each)
+    return found
 
 
 def _kept(ledger: Ledger, layout: LabelLayout) -> str:
@@ -206,6 +221,7 @@ def relabel_folder(
     preset_name: str = "rded",
     data: str | None = None,
     per_image: bool = False,
+    check_classes: bool = True,
     device: str = "auto",
     shard: str | None = None,
     **settings: Any,
@@ -217,8 +233,9 @@ def relabel_folder(
         teachers: see `ddfast.train.teachers.load_teacher`.
         out: folder for the labels.
         preset_name: see `preset`.
-        data: the real set, for a teacher ``train:NAME``.
+        data: the real set, for a teacher ``train:NAME``; others are shown some of its pictures.
         per_image: one label an image, of the plain image.
+        check_classes: refuse teachers that, shown pictures of ``data``, plainly mean its classes in another order.
         device: see `ddfast.runs.device.torch_device`.
         shard: ``"i/n"``, worker i of n that share the folder; None for what the launcher's variables say.
         **settings: of `relabel`; None keeps the preset's.
@@ -243,7 +260,8 @@ def relabel_folder(
         keys = ("set",) if per_image else ("set", "view", "seed", "batch_size")
         LabelStore.open(out, expect={key: expect[key] for key in keys})
     observers = [load_teacher(name, distilled, data) for name in teachers]
-    return relabel(distilled, observers, Path(out), device=device, worker=worker, **chosen)
+    real = open_source(data) if data is not None and check_classes else None
+    return relabel(distilled, observers, Path(out), real=real, device=device, worker=worker, **chosen)
 
 
 def _replay(distilled: DistilledSet, view: ViewConfig | None, seed: int, batch_size: int, order: str) -> Replay:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ddfast._types import Normalization
-from ddfast.data import open_source
+from ddfast.data import Source, open_source
 from ddfast.nets.checkpoints import fingerprint
 from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.store import DistilledSet
+from ddfast.train.class_check import check_teacher
 from ddfast.train.small_observer import SmallObserver
 
 PRECISIONS = ("fp32", "bf16")
@@ -52,6 +53,7 @@ class Teachers:
             raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
         self.observers = [o if isinstance(o, Observer) else load_observer(o, input_size=size[0]) for o in observers]
         self.device, self.precision, self.forward_batch = torch.device(device), precision, forward_batch
+        self.class_names, self.size = tuple(class_names), size
         self.outputs = [
             torch.from_numpy(map_classes(class_names, o.num_classes, o.class_names)).to(self.device)
             for o in self.observers
@@ -60,6 +62,15 @@ class Teachers:
         for observer in self.observers:
             observer.module.to(self.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
             _check_size(observer, size, self.device)
+
+    def check_classes(self, real: Source) -> None:
+        """Looks at some real pictures of the set's classes; see `ddfast.train.class_check.check_teacher`.
+
+        Raises:
+            ValueError: a teacher whose outputs mean the classes in another order, or ``real`` has other classes.
+        """
+        for observer, outputs in zip(self.observers, self.outputs, strict=True):
+            check_teacher(observer, outputs.tolist(), self.class_names, real, size=self.size, device=self.device)
 
     def __call__(self, render: Callable[[Normalization], Tensor]) -> Tensor:
         """Mean logits float32 [n, C].

@@ -21,13 +21,13 @@ from ddfast.evaluation.validation import (
     CACHE_FILE,
     Validation,
     confusion,
-    match_classes,
     open_validation,
     prepare,
     resized_side,
     write_cache,
 )
 from ddfast.nets import VGG11, AlexNet, ViT
+from ddfast.nets.classes import match_classes
 from ddfast.store import ImageFormat
 from tests.evaluation.eval_case import NAMES, SIDE, small_set, source
 from tests.methods.rded_case import write_pictures
