@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ddfast.data import Source, open_source
@@ -23,6 +27,7 @@ from ddfast.train.demo_recipe import STUDENT, small_convnet
 
 SIZE, IPC = 32, 10
 STUDENTS = 3
+LEARNED = {"preset": "smoke", "ipc": 1, "iterations": 500, "eval_every": 500}  # by DM
 
 
 @dataclass(frozen=True)
@@ -34,16 +39,16 @@ class Row:
     accuracies: tuple[float, ...]
 
     def text(self) -> str:
-        return f"  {self.images:28s} {self.labels:14s} {mean(self.accuracies):6.2f} ± {stdev(self.accuracies):.2f} %"
+        return f"  {self.images:30s} {self.labels:14s} {mean(self.accuracies):6.2f} ± {stdev(self.accuracies):.2f} %"
 
 
 def run_demo(out: Path, *, seed: int = 0, overwrite: bool = False, quiet: bool = False) -> list[Row]:
-    """Distils MNIST-5k by RDED and trains students on the result and on random pictures of the same number.
+    """Distils MNIST-5k twice and trains students on the results and on random pictures of the same number.
 
-    Trains a small observer on 4,000 digits, distils them to ten images a class, then trains fresh students on the
-    distilled set and on a random subset of the same size, once with hard labels and once with the observer's soft
-    labels (the same budget, the same augmentation), and tests them on 1,000 digits.  Writes the distilled set, a
-    contact sheet and ``results.json`` to ``out``.
+    Trains a small observer on 4,000 digits, keeps by RDED (Sun et al., CVPR 2024) ten crops a class, learns by DM (Zhao
+    and Bilen, WACV 2023) one image a class, then trains fresh students on both sets and on random subsets of the same
+    sizes, by the same recipe (at ten a class also with the observer's soft labels), and tests them on 1,000 digits.
+    Writes the sets (``distilled``, ``learned``), their contact sheet and ``results.json`` to ``out``.
     """
     began = time.perf_counter()
     if (out / "distilled").exists() and not overwrite:
@@ -56,21 +61,24 @@ def run_demo(out: Path, *, seed: int = 0, overwrite: bool = False, quiet: bool =
     test_images, test_labels = whole_images(test, SIZE, 10**6)
     top1 = 100 * accuracy(observer.module, test_images, test_labels, normalization=observer.normalization)
     say(f"   tested on {len(test_labels)} other digits: {top1:.2f} %")
-    say("2. distil")
-    distilled = distill(
-        "rded", source, observer=observer, out=out / "distilled", ipc=IPC, factor=1, size=SIZE, seed=seed,
-        overwrite=overwrite, quiet=quiet,
-    )  # fmt: skip
-    say(f"3. {STUDENTS} students on each of two sets of {len(distilled.images)} images, hard and soft labels")
-    rows = _compare(distilled, source, observer, test_images, test_labels, seed)
-    sheet = contact_sheet_png(distilled)
-    atomic_write_bytes(out / "contact_sheet.png", sheet)
+    say(f"2. RDED: {IPC} crops a class")
+    common: dict[str, Any] = {"seed": seed, "overwrite": overwrite, "quiet": quiet}
+    crops = distill("rded", source, observer=observer, out=out / "distilled", ipc=IPC, factor=1, size=SIZE, **common)
+    say("3. DM: one learned image a class")
+    learned = distill("dm", source, out=out / "learned", **LEARNED, **common)
+    say(f"4. {STUDENTS} students on each set, and on as many random pictures")
+    judge = _Judge(source, observer, test_images, test_labels, seed)
+    rows = [
+        *judge.rows("learned by DM", learned, ("hard",)),
+        *judge.rows("crops by RDED", crops, ("hard", "soft")),
+    ]
+    atomic_write_bytes(out / "contact_sheet.png", _side_by_side(contact_sheet_png(each) for each in (crops, learned)))
     atomic_write_bytes(out / "results.json", json.dumps(_summary(rows, top1), indent=2).encode())
     whole = sum(source.count(c) for c in range(len(source.class_names)))
     print(f"\nTop-1 on {len(test_labels)} test digits, mean ± standard deviation over {STUDENTS} students:")
-    print(f"  {f'all {whole} training digits':28s} {'hard':14s} {top1:6.2f} % (the observer)")
+    print(f"  {f'all {whole} training digits':30s} {'hard':14s} {top1:6.2f} % (the observer)")
     print("\n".join(row.text() for row in rows))
-    print(f"\n{out / 'contact_sheet.png'} shows the distilled set ({time.perf_counter() - began:.0f} s in all)")
+    print(f"\n{out / 'contact_sheet.png'} shows both sets ({time.perf_counter() - began:.0f} s in all)")
     return rows
 
 
@@ -78,37 +86,59 @@ def _nothing(text: str) -> None:
     return None
 
 
-def _compare(
-    distilled: DistilledSet, source: Source, observer: Observer, images: Tensor, labels: Tensor, seed: int
-) -> list[Row]:
-    sets = {"RDED": (distilled.images, distilled.labels), "random pictures": _random_subset(source, seed)}
-    device = next(observer.module.parameters()).device
-    rows = []
-    for kind in ("hard", "soft"):
-        for name, (pictures, targets) in sets.items():
-            scores = []
-            for student in range(STUDENTS):
-                net = small_convnet(len(source.class_names), SIZE, seed=1000 * (seed + 1) + student).to(device)
-                teacher = observer.module if kind == "soft" else None
-                train_student(
-                    pictures, targets, net, teacher, replace(STUDENT, seed=student),
-                    normalization=observer.normalization,
-                )  # fmt: skip
-                top1 = accuracy(net.eval(), images, labels, normalization=observer.normalization)
-                scores.append(round(100 * top1, 2))
-            rows.append(Row(f"{IPC} a class, {name}", f"{kind} labels", tuple(scores)))
-    return rows
+@dataclass(frozen=True)
+class _Judge:
+    """Trains students on a set and on random pictures of the same number."""
+
+    source: Source
+    observer: Observer
+    images: Tensor
+    labels: Tensor
+    seed: int
+
+    def rows(self, name: str, distilled: DistilledSet, kinds: Sequence[str]) -> list[Row]:
+        ipc = len(distilled.images) // len(self.source.class_names)
+        sets = {name: (distilled.images, distilled.labels), "random pictures": self._random_subset(ipc)}
+        return [
+            Row(f"{ipc} a class, {each}", f"{kind} labels", self._students(*sets[each], kind == "soft"))
+            for kind in kinds
+            for each in sets
+        ]
+
+    def _students(self, pictures: Tensor, targets: Tensor, soft: bool) -> tuple[float, ...]:
+        scores = []
+        normalization = self.observer.normalization
+        device = next(self.observer.module.parameters()).device
+        for student in range(STUDENTS):
+            net = small_convnet(len(self.source.class_names), SIZE, seed=1000 * (self.seed + 1) + student).to(device)
+            teacher = self.observer.module if soft else None
+            config = replace(STUDENT, seed=student)
+            train_student(pictures, targets, net, teacher, config, normalization=normalization)
+            top1 = accuracy(net.eval(), self.images, self.labels, normalization=normalization)
+            scores.append(round(100 * top1, 2))
+        return tuple(scores)
+
+    def _random_subset(self, ipc: int) -> tuple[Tensor, Tensor]:
+        pictures, labels = whole_images(self.source, SIZE, 10**6)
+        chosen = []
+        for label in range(len(self.source.class_names)):
+            rows = torch.nonzero(labels == label)[:, 0]
+            order = torch.from_numpy(seeds.permutation(self.seed, "random subset", label, len(rows)))
+            chosen.append(rows[order[:ipc]])
+        index = torch.cat(chosen)
+        return pictures[index], labels[index]
 
 
-def _random_subset(source: Source, seed: int) -> tuple[Tensor, Tensor]:
-    pictures, labels = whole_images(source, SIZE, 10**6)
-    chosen = []
-    for label in range(len(source.class_names)):
-        rows = torch.nonzero(labels == label)[:, 0]
-        order = torch.from_numpy(seeds.permutation(seed, "random subset", label, len(rows)))
-        chosen.append(rows[order[:IPC]])
-    index = torch.cat(chosen)
-    return pictures[index], labels[index]
+def _side_by_side(sheets: Iterable[bytes]) -> bytes:
+    pictures = [Image.open(io.BytesIO(sheet)).convert("RGB") for sheet in sheets]
+    joined = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)), "white")
+    left = 0
+    for picture in pictures:
+        joined.paste(picture, (left, 0))
+        left += picture.width
+    buffer = io.BytesIO()
+    joined.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _summary(rows: list[Row], observer_top1: float) -> dict[str, object]:

@@ -121,7 +121,7 @@ def _default_caption(distilled: DistilledSet) -> str:
         manifest.get("method"),
         source,
         f"{len(distilled.class_names)} classes",
-        f"{distilled.ipc} images per class",
+        f"{distilled.ipc} {'image' if distilled.ipc == 1 else 'images'} per class",
     ]
     return _printable(", ".join(str(part) for part in [*parts, f"{height} x {width}"] if part))
 
