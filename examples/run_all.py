@@ -19,12 +19,17 @@ NEEDS = {
 HELPERS = ("run_all", "toy_data")
 
 
+def every() -> list[str]:
+    """Names of all examples."""
+    return sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in HELPERS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="examples to run, without .py (default: all)")
     parser.add_argument("--all", action="store_true", help="missing packages are a failure")
     args = parser.parse_args()
-    names = args.names or sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in HELPERS)
+    names = args.names or every()
     # Nothing is looked for on the Hub
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     failed = []
