@@ -2,6 +2,7 @@
 
     python -m benchmarks.scale_simulation                       # 1,000 workers, ImageNet-21K, 1 % lost an hour
     python -m benchmarks.scale_simulation --workers 100 --seconds 60 --replace-after 300
+    python -m benchmarks.scale_simulation --json benchmarks/reproduced/scale-simulation.json    # for docs/scale-out.md
 
 Workers follow the ledger's rules, whose constants are taken from it: each looks at its own share of the tasks first and
 then at the others in order; a held task is taken over when the looking worker has seen its heartbeat stand still for
@@ -18,9 +19,11 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -281,11 +284,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--claim", type=float, default=CLAIM_SECONDS, help="the ledger's seconds a task")
     parser.add_argument("--runs", type=int, default=10, help="runs to average")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="file to write settings and means to")
     given = parser.parse_args(arguments)
     print(
         f"{given.classes} tasks, {given.workers} workers, {given.lost_per_hour:.1%} lost an hour, expiry "
         f"{DEFAULT_EXPIRY:g} s, mean of {given.runs} runs"
     )
+    rows = []
     for per_machine in given.per_machine:
         print(f"{per_machine} to a machine")
         for seconds in given.seconds:
@@ -293,7 +298,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 tasks(given.classes, seconds, given.spread, given.seed), given.workers, given.lost_per_hour,
                 replace_after=given.replace_after, claim=given.claim, per_machine=per_machine,
             )  # fmt: skip
-            print(_line(seconds, expected(scenario, range(given.seed, given.seed + given.runs))))
+            mean = expected(scenario, range(given.seed, given.seed + given.runs))
+            print(_line(seconds, mean))
+            shares = {name: round(value, 5) for name, value in asdict(mean).items()}
+            rows.append({"per_machine": per_machine, "seconds": seconds, **shares})
+    if given.json is not None:
+        settings = {name: value for name, value in vars(given).items() if name != "json"}
+        document = {"name": "scale-simulation", "expiry": DEFAULT_EXPIRY, "settings": settings, "rows": rows}
+        given.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def _line(seconds: float, mean: Expected) -> str:

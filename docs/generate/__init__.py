@@ -23,7 +23,9 @@ PARTS: dict[str, Callable[..., str]] = {
     "recipes": settings.recipes,
     "reproductions": reproduced.names,
     "run-options": settings.run_options,
+    "scale": reproduced.scale,
     "study": reproduced.study,
+    "subsets": included.subsets,
     "table": reproduced.table,
     "table-20-classes": reproduced.twenty_classes,
 }

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ddfast.nets import imagenet_wnids
+from ddfast.store import ddranking
+from docs.generate.settings import table
+
 ROOT = Path(__file__).resolve().parents[2]
 _LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]+\)")
 
@@ -28,6 +32,15 @@ def examples() -> str:
     """The examples' own page, without its title."""
     text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     return _plain(text.partition("\n\n")[2].strip())
+
+
+def subsets() -> str:
+    """Ten-class subsets of ImageNet-1K by WordNet id."""
+    wnids = imagenet_wnids()
+    rows = [
+        [name, " ".join(wnids[place] for place in ddranking._SUBSETS[name])] for name in ("ImageNette", "ImageWoof")
+    ]
+    return table(["subset", "classes"], rows)
 
 
 def _plain(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -49,3 +50,30 @@ def twenty_classes() -> str:
         for name, images in (("RDED", "distilled"), ("random pictures", "random-images"))
     ]  # fmt: skip
     return rows_of(["200 images", "hard labels", "soft labels (T = 20)"], rows)
+
+
+def demo() -> str:
+    """What students of the demo's sets learn."""
+    results = record("demo")
+    kinds = list(dict.fromkeys(row["labels"] for row in results["students"]))
+    found = {(row["images"], row["labels"]): row["top1"] for row in results["students"]}
+    rows = [
+        [images, *(_spread(found[images, kind]) if (images, kind) in found else "" for kind in kinds)]
+        for images in dict.fromkeys(row["images"] for row in results["students"])
+    ]
+    return rows_of([f"top-1 %, {len(results['students'][0]['top1'])} students each", *kinds], rows)
+
+
+def scale() -> str:
+    """What a thousand simulated workers waste."""
+    rows = [
+        [str(row["per_machine"]), f"{row['seconds']:g} s", f"{row['hours']:.1f} h", f"{row['lost']:.0f}",
+         f"{100 * row['calm']:.1f} %", f"{100 * row['waste']:.1f} %"]
+        for row in record("scale-simulation")["rows"]
+    ]  # fmt: skip
+    head = ["workers a machine", "a task takes", "the run", "workers lost", "wasted without losses", "with them"]
+    return rows_of(head, rows)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.1f} ± {stdev(values):.1f}"

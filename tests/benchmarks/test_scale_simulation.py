@@ -92,8 +92,14 @@ def test_accounts_add_up_and_depend_on_the_seed_alone() -> None:
     assert runs[0].paid > runs[0].useful == pytest.approx(400 * 60.0, rel=0.05)
 
 
-def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    scale_simulation.main(["--workers=20", "--classes=200", "--seconds=600", "--runs=2", "--lost-per-hour=0.05"])
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--workers=20", "--classes=200", "--seconds=600", "--runs=2", "--lost-per-hour=0.05"]
+    scale_simulation.main([*given, "--json", str(tmp_path / "means.json")])
     text = capsys.readouterr().out
     assert text.startswith("200 tasks, 20 workers, 5.0% lost an hour, expiry 180 s, mean of 2 runs")
     assert len(re.findall(r"wasted by losses -?\d+\.\d\d%, in all \d+\.\d\d%", text)) == 2
+    document = json.loads((tmp_path / "means.json").read_text())
+    assert [row["per_machine"] for row in document["rows"]] == [1, 8]
+    row = document["rows"][0]
+    assert f"in all {row['waste']:.2%}" in text
+    assert document["settings"]["classes"] == 200
