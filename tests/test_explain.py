@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ import torch
 
 import ddfast
 from ddfast.cli import main
+from ddfast.data.whitening import ZCA
 from ddfast.evaluation.explain import Explanation, explain
 from ddfast.evaluation.explain.methods import ABOUT
 from ddfast.methods import method_names
 from ddfast.store import DistilledSet, LabelStore, set_fingerprint
+from ddfast.train.latent import Distribution
+from ddfast.train.views import ViewConfig
+from tests.train.label_helpers import teacher
+from tests.train.latent_case import stored, tiny_block
 
 NAMES = ("cat", "dog")
 
@@ -100,13 +106,67 @@ def test_a_distribution(tmp_path: Path) -> None:
     assert found.command.endswith("--preset d3")  # the source is built in
 
 
-@pytest.mark.parametrize("staged", [False, True])
-def test_the_code_runs(tmp_path: Path, staged: bool) -> None:
-    more: dict[str, Any] = {"stages": [0, 1, 0, 1], "stage_lrs": [0.02, 0.01]} if staged else {}
-    code = explain(saved(tmp_path / "set", method="mtt", recipe={"protocol": "dsa", "lr": 0.02}, **more)).code
+def run(code: str) -> dict[str, Any]:
+    """What the code defines, each training cut down to one epoch."""
     scope: dict[str, Any] = {}
-    exec(code.replace("range(1000)", "range(1)").replace("range(500)", "range(1)"), scope)
-    assert scope["optimiser"].param_groups[0]["lr"] == (0.01 if staged else 0.02)
+    exec(re.sub(r"in range\((?:\d+|data\.epochs)\)", "in range(1)", code), scope)
+    return scope
+
+
+DSA = {"protocol": "dsa", "lr": 0.02, "dsa": "color_crop_flip", "weight_decay": 1e-3}
+DIGITS = {"name": "mnist5k", "fingerprint": "00" * 32}
+STAGES = {"stages": [0, 1, 0, 1], "stage_lrs": [0.02, 0.01]}
+KINDS: dict[str, tuple[dict[str, Any], bool, tuple[str, ...]]] = {  # manifest, trained images, parts of the code
+    "mosaic": ({"method": "rded", "config": {"factor": 2}}, False, ("dataloader(batch_size=50)", "not the recipe")),
+    "dc": ({"method": "dc", "recipe": {**DSA, "dsa": ""}}, True, ("range(300)", "augment=False", "normalised")),
+    "dsa": ({"method": "dsa", "recipe": DSA}, True, ("apply_dsa", "'color_crop_flip'", "weight_decay=0.001")),
+    "digits": ({"method": "dsa", "recipe": DSA, "source": DIGITS}, True, ("apply_dsa", "'color_crop'")),
+    "staged": ({"method": "pdd", "recipe": DSA, **STAGES}, True, ("stage=stage)", "seed=stage")),
+    "staged mosaics": ({"method": "pdd", **STAGES}, False, ("stage=stage)",)),
+    "idc": ({"method": "idc", "recipe": {"protocol": "idc", "augment": "color_crop"}, "formation": {"factor": 2,
+            "kind": "single", "cap": 128}}, False, ("apply_idc", "conv3_instance")),
+    "zca": ({"method": "mtt", "recipe": DSA, "space": "zca"}, True, ("whitened", "lr=0.02", "data.whitening.apply")),
+    "zca, staged": ({"method": "pdd", "recipe": DSA, "space": "zca", **STAGES}, True, ("data.whitening.apply",)),
+    "zca, without its whitening": ({"method": "mtt", "recipe": DSA, "space": "zca"}, True, ("ZCA.fit(real)",)),
+    "zca, without what was trained": ({"method": "mtt", "recipe": DSA, "space": "zca"}, False, ("lr=0.01", "not here")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_the_code_of_every_kind_of_set_runs(tmp_path: Path, kind: str) -> None:
+    manifest, trained, parts = KINDS[kind]
+    real = torch.randint(0, 256, (9, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    extras = {"trained_images": torch.randn(4, 3, 16, 16)} if trained else {}
+    folder = saved(tmp_path / "set", extras=extras, **{"space": "normalized", **manifest} if trained else manifest)
+    if kind in ("zca", "zca, staged"):
+        made = DistilledSet.load(folder)
+        made.whitening = ZCA.fit(real)
+        folder = made.save(tmp_path / "white", format="safetensors")
+        assert "not counted, the whitening: 2.3" in words(explain(folder))
+    code = explain(folder).code
+    for part in parts:
+        assert part in code, part
+    scope = run(code)
+    images = scope["images"] if "apply_" not in code else scope["data"].trained_images
+    if trained:
+        assert any(torch.equal(images[0], each) for each in extras["trained_images"])
+    assert scope["optimiser"].param_groups[0]["lr"] == (0.01 if "staged" in kind or "lr=0.01" in code else 0.02)
+    assert ("predicted" in scope) == (manifest.get("space") == "zca" and trained)
+    if "predicted" in scope:
+        assert scope["predicted"](*((real,) if "data.whitening.apply" in code else (real[:5], real))).shape[0] in (5, 9)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_code_of_a_distribution_runs(tmp_path: Path, soft: bool) -> None:
+    extras = {"soft_logits": torch.zeros(8, 8)} if soft else {}
+    made = stored(Distribution([tiny_block()]), **extras)
+    made.manifest |= {"method": "d3", "recipe": {"protocol": "d3", "dsa": "crop"}}
+    code = explain(made.save(tmp_path / "set", format="safetensors")).code
+    assert "distribution.samples(seed=0, epoch=epoch)" in code
+    assert ("softmax" in code) == soft
+    scope = run(code)
+    assert len(scope["pictures"]) == 2 * len(scope["data"])
+    assert scope["optimiser"].param_groups[0]["lr"] == pytest.approx(0.0501)  # its program's, with the small decoder
 
 
 def test_labels(tmp_path: Path) -> None:
@@ -117,11 +177,24 @@ def test_labels(tmp_path: Path) -> None:
     found = explain(tmp_path / "labels")
     assert "all logits of 2 classes for 4 images, one label an image" in words(found)
     assert "weights with SHA-256 cdcdcdcdcdcd" in words(found)
-    exec(found.code.replace("'SET'", repr(str(tmp_path / "set"))), {})
+    run(found.code.replace("'SET'", repr(str(tmp_path / "set"))))
     LabelStore.create(
         tmp_path / "views", samples=4, classes=2, epochs=3, fingerprint={**known, "view": {"mix": "none"}}
     )
     assert any("3 epochs are not labelled" in line for line in explain(tmp_path / "views").warnings)
+
+
+def test_the_code_of_labels_of_views_runs(tmp_path: Path) -> None:
+    made = DistilledSet.load(
+        saved(tmp_path / "set", method="idc", formation={"factor": 2, "kind": "single", "cap": 128})
+    )
+    view = ViewConfig((16, 16), flip=True)
+    ddfast.relabel(
+        made.decoded(), [teacher(classes=2)], tmp_path / "views", view=view, seed=0, epochs=1, batch_size=8,
+        progress="quiet",
+    )  # fmt: skip
+    scope = run(explain(tmp_path / "views").code.replace("'SET'", repr(str(tmp_path / "set"))))
+    assert scope["logits"].shape == (8, 2), "pictures of decoded images"
 
 
 def test_what_comes_from_outside_is_printed_without_commands_for_terminals(tmp_path: Path) -> None:
@@ -136,13 +209,40 @@ def test_what_comes_from_outside_is_printed_without_commands_for_terminals(tmp_p
     assert "\x07" not in text
 
 
-@pytest.mark.parametrize("layout", ["imagefolder", "mtt"])
-def test_exports_name_what_is_missing(tmp_path: Path, layout: str) -> None:
-    made = DistilledSet.load(saved(tmp_path / "set", method="dm"))
+@pytest.mark.parametrize("space", ["normalized", "zca"])
+@pytest.mark.parametrize("layout", ["imagefolder", "mtt", "huggingface"])
+def test_exports_say_how_they_are_read(
+    tmp_path: Path, layout: str, space: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if layout == "huggingface":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        pytest.importorskip("pyarrow", reason="needs pyarrow (extra huggingface)")
+        pytest.importorskip("datasets", reason="needs datasets (extra huggingface)")
+    extras = {"trained_images": torch.randn(4, 3, 16, 16)}
+    made = DistilledSet.load(saved(tmp_path / "set", method="mtt", extras=extras, space=space, recipe=DSA))
+    if space == "zca":
+        made.whitening = ZCA.fit(made.images)
     found = explain(made.export(layout, tmp_path / "out"))
     assert (found.kind, found.facts["layout"]) == ("export", layout)
-    assert "recipe" in found.missing[0]
-    exec(found.code, {})
+    scope = run(found.code)
+    if layout == "mtt":
+        assert "recipe" in found.missing[0]
+        if space == "zca":
+            white = scope["whitened"](made.images.permute(0, 3, 1, 2) / 255)
+            torch.testing.assert_close(white, made.whitening.apply(made.images), rtol=1e-4, atol=1e-4)
+        return
+    assert ABOUT["mtt"].sentence in words(found)
+    assert len(scope["train"]) == 4
+    if layout == "imagefolder":
+        assert "trained_images" in found.missing[0]
+        assert any("distilled whitened; train on the set itself" in line for line in found.warnings) == (space == "zca")
+        image, _ = scope["train"][0]
+        torch.testing.assert_close(image, (made.images[0].permute(2, 0, 1) / 255 - 0.5) / 0.25)
+    else:
+        assert found.command == ""
+        with pytest.raises(ValueError, match=r"is an export for Hugging Face; read it with datasets\.load_dataset"):
+            ddfast.load(tmp_path / "out")
 
 
 def test_other_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

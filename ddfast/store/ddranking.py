@@ -42,6 +42,10 @@ _HEAD = """\
 # Stored soft labels (mode S) and LabelRobustScoreHard fail in that version. It takes percent where its score wants
 # shares: lrs = (exp(a) - exp(-1)) / (exp(1) - exp(-1)) with a = 0.5 * (ior - hlr) / 100.
 """
+_WHITENED = """\
+# The set was distilled whitened (ZCA). images.pt holds its visible pixels, normalised, not what was trained; the rate
+# belongs to the whitened images, so there is no lr.pt. ddfast evaluate trains on those, export --to mtt writes them.
+"""
 _SUBSET = "# On subsets of ImageNet that version stops with an AttributeError; the tensors are in its class order.\n"
 
 
@@ -50,7 +54,8 @@ def write_ddranking(distilled: DistilledSet, out: Path, *, dataset: str | None =
 
     Images are float32 [C * ipc, 3, H, W], normalised with the statistics that DD-Ranking has for the data set, class
     after class: as the method trained them where the set has that (not those of ZCA), else its pixels; hard labels
-    int64. ``lr.pt`` is the student's rate, absent where the set names none. Soft labels (a set's extra ``soft_logits``
+    int64. ``lr.pt`` is the student's rate, absent where the set names none, and for sets of ZCA, whose rate was learned
+    for whitened images. Soft labels (a set's extra ``soft_logits``
     [N, C]) are written as logits beside them, ``soft_labels.pt``, since DD-Ranking applies softmax itself.
 
     Args:
@@ -74,7 +79,8 @@ def write_ddranking(distilled: DistilledSet, out: Path, *, dataset: str | None =
     place = torch.argsort(torch.tensor(classes))
     torch.save(normalised_images(distilled, normalization)[order], out / "images.pt")
     torch.save(place[distilled.labels[order]], out / "labels.pt")
-    save_rate(distilled, out / "lr.pt")
+    if distilled.manifest.get("space") != "zca":
+        save_rate(distilled, out / "lr.pt")
     if "soft_logits" in distilled.extras:
         torch.save(distilled.extras["soft_logits"][order][:, classes].float(), out / "soft_labels.pt")
     (out / "ddranking.yaml").write_text(_yaml(name, model, distilled), "utf-8", "backslashreplace")
@@ -123,4 +129,5 @@ def _yaml(dataset: str, model: str, distilled: DistilledSet) -> str:
     }  # fmt: skip
     # JSON values are YAML values; a line a key keeps the file readable
     lines = [f"{key}: {json.dumps(value)}\n" for key, value in values.items()]
-    return _HEAD + (_SUBSET if dataset in _SUBSETS else "") + "".join(lines)
+    notes = (_SUBSET if dataset in _SUBSETS else "", _WHITENED if distilled.manifest.get("space") == "zca" else "")
+    return _HEAD + "".join(notes) + "".join(lines)

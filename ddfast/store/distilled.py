@@ -38,6 +38,7 @@ from ddfast.store.manifest import (
     FORMAT,
     LAYOUTS,
     MANIFEST_FILE,
+    PARQUET_LAYOUT,
     SCHEMA_VERSION,
     current_versions,
     manifest_bytes,
@@ -48,6 +49,7 @@ from ddfast.store.provenance import normalization_from_json
 from ddfast.store.whitening import Whitening, read_whitening, write_whitening
 
 _RESERVED = ("images", "labels")
+_OF_FILES = ("whitening", "exported")  # what the manifest says of files that were written before
 
 
 @dataclass
@@ -363,9 +365,9 @@ class DistilledSet:
         """The manifest for files written now: what is known, with layout, files and bytes brought up to date.
 
         Args:
-            layout: "folder" or "safetensors".
-            image_format: how images are written in a folder.
-            files: for a folder, the file of each image in the set's order.
+            layout: "folder", "safetensors", or "parquet" for an export.
+            image_format: how images are written in a folder or table.
+            files: the file of each image in the set's order; none for safetensors.
             sizes: bytes of each file written.
 
         Raises:
@@ -377,7 +379,7 @@ class DistilledSet:
                 f"manifest: images: got {len(known)} entries for {len(self)} images; empty it or make it fit"
             )
         labels = self.labels.tolist()
-        names: list[str | None] = [*files] if layout == "folder" else [None] * len(self)
+        names: list[str | None] = [*files] or [None] * len(self)
         pixels = self.images[0].numel() if len(self) else 0
         per_class = [0] * len(self.class_names)
         for name, label in zip(names, labels, strict=True):
@@ -388,7 +390,7 @@ class DistilledSet:
             {
                 **_UNKNOWN,
                 "versions": current_versions(),
-                **{key: value for key, value in self.manifest.items() if key != "whitening"},  # of files of its own
+                **{key: value for key, value in self.manifest.items() if key not in _OF_FILES},
                 "format": FORMAT,
                 "schema_version": SCHEMA_VERSION,
                 "class_names": list(self.class_names),
@@ -397,7 +399,7 @@ class DistilledSet:
                 "storage": {"layout": layout, "image_format": None if raw else image_format.as_json()},
                 "bytes": {
                     "images": sum(per_class),
-                    "labels": 8 * len(self) if raw else 0,
+                    "labels": 0 if layout == "folder" else 8 * len(self),
                     "extras": extras,
                     "manifest": 0,
                     "per_class": per_class,
@@ -437,6 +439,11 @@ class DistilledSet:
 
     @classmethod
     def _load_described(cls, root: Path, manifest: dict[str, Any]) -> DistilledSet:
+        if manifest["storage"]["layout"] == PARQUET_LAYOUT:
+            raise ValueError(
+                f"{root}: is an export for Hugging Face; read it with datasets.load_dataset, or load the set itself or "
+                "its export to imagefolder"
+            )
         entries = manifest["images"]
         labels = torch.tensor([entry["label"] for entry in entries], dtype=torch.int64)
         if manifest["storage"]["layout"] == "safetensors":

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ddfast._temporary import temporary_name
 from ddfast.store.codec import ImageFormat
 from ddfast.store.ddranking import write_ddranking
 from ddfast.store.distilled import DistilledSet
 from ddfast.store.hub import write_hub
 from ddfast.store.layout import class_files
-from ddfast.store.peers import write_mtt
+from ddfast.store.manifest import MANIFEST_FILE, manifest_bytes
+from ddfast.store.peers import without_tensors, write_mtt
 
 
 def export(
@@ -59,9 +62,11 @@ def export(
 
 
 def write_imagefolder(distilled: DistilledSet, out: Path, *, jpeg: bool = False) -> None:
-    """``train/{class:05d}/class{class:05d}_id{id:05d}.png`` for torchvision's ImageFolder, and ``classes.json``.
+    """``train/{class:05d}/class{class:05d}_id{id:05d}.png`` for torchvision's ImageFolder, ``classes.json`` and
+    ``manifest.json``, with which `ddfast.load` reads it back.
 
-    Folders are zero-padded numbers, so their sorted order is the label order; ``classes.json`` lists the names.
+    Folders are zero-padded numbers, so their sorted order is the label order; ``classes.json`` lists the names. Images
+    are 8-bit: unrounded ones, latents and soft labels have no place here, and the manifest says what was left out.
 
     Args:
         distilled: the set.
@@ -69,11 +74,20 @@ def write_imagefolder(distilled: DistilledSet, out: Path, *, jpeg: bool = False)
         jpeg: JPEG of quality 95 with full chroma instead of lossless PNG.
     """
     image_format = ImageFormat("jpeg", 95, "4:4:4") if jpeg else ImageFormat("png")
+    files, sizes = [""] * len(distilled), {}
     for label in range(len(distilled.class_names)):
         (out / "train" / f"{label:05d}").mkdir(parents=True)
-        for name, data in class_files(label, distilled.images[distilled.labels == label], image_format).items():
-            (out / "train" / name).write_bytes(data)
+        rows = torch.nonzero(distilled.labels == label)[:, 0]
+        made = class_files(label, distilled.images[rows], image_format)
+        for row, (name, data) in zip(rows.tolist(), made.items(), strict=True):
+            files[row] = f"train/{name}"
+            sizes[files[row]] = len(data)
+            (out / files[row]).write_bytes(data)
     _write_json(out / "classes.json", list(distilled.class_names))
+    bare, left_out = without_tensors(distilled)
+    manifest = bare.described("folder", image_format, files, sizes)
+    manifest["exported"] = {"to": "imagefolder", "left_out": left_out}
+    (out / MANIFEST_FILE).write_bytes(manifest_bytes(manifest))
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -138,7 +138,7 @@ def recipe_of(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def shows_digits(manifest: dict[str, Any]) -> bool:
+def shows_digits(manifest: Mapping[str, Any]) -> bool:
     """Whether a set's source is MNIST."""
     return str((manifest.get("source") or {}).get("name", "")).lower().startswith("mnist")
 

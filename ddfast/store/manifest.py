@@ -14,7 +14,8 @@ Keys (all are there but those that may be absent; null where nothing is known)
     normalization     {mean: [3], std: [3]} for pixels in [0, 1], what students should use
     resolution        [height, width] in pixels
     ipc               images per class, the largest if classes differ
-    storage           {layout: "folder" | "safetensors", image_format: {kind, quality, subsampling}}
+    storage           {layout: "folder" | "safetensors", image_format: {kind, quality, subsampling}}; "parquet" in a set
+                      exported to Hugging Face
     bytes             {images, labels, extras, manifest, per_class: [...]}; labels are 0 where folders say them
     images            one entry an image, in the set's order: {file, label, cells: [{sample, box, score}]}
                       box is [top, left, height, width] in pixels of the source image; score is the observer's loss, a
@@ -29,6 +30,8 @@ Keys (all are there but those that may be absent; null where nothing is known)
     space             of a set with the tensor trained_images: "normalized" or "zca", what that is; may be absent
     whitening         {file, bytes, sha256} of the whitening (ZCA) that students see pictures through, safetensors with
                       mean [D] and matrix [D, D]; its bytes are not among ``bytes``; may be absent
+    exported          {to, left_out} of a set written for other programs: the layout, and tensors and entries that have
+                      no place in it; may be absent
     failures          [{label, sample, reason}], source files that were skipped
 """
 
@@ -69,6 +72,7 @@ FORMAT = "ddfast.distilled"
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 LAYOUTS = ("folder", "safetensors")
+PARQUET_LAYOUT = "parquet"  # of an export to Hugging Face, which `load` does not read
 _PER_LINE = ("images", "failures")
 _NON_FINITE = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -234,7 +238,7 @@ _SCHEMA: tuple[tuple[str, Check, str], ...] = (
     ("normalization", or_null(is_normalization), "a mapping with mean and std of three numbers each, or null"),
     ("resolution", list_of(is_side, 2), "[height, width] in pixels"),
     ("ipc", is_count, "a number of images per class"),
-    ("storage.layout", lambda value: value in LAYOUTS, "'folder' or 'safetensors'"),
+    ("storage.layout", lambda value: value in (*LAYOUTS, PARQUET_LAYOUT), "'folder', 'safetensors' or 'parquet'"),
     ("storage.image_format", or_null(is_image_format), "a mapping with kind, quality and subsampling, or null"),
     ("bytes.images", is_count, "a number of bytes"),
     ("bytes.labels", is_count, "a number of bytes"),

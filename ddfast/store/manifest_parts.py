@@ -181,5 +181,6 @@ OPTIONAL: tuple[tuple[str, Check, str], ...] = (
     ("soft_labels", _is_soft_labels, "a mapping; teacher, where it has one, names a file in the folder"),
     ("space", is_text, "text"),
     ("whitening", _is_file_entry, "a mapping with file (in the folder), bytes and sha256"),
+    ("exported", is_mapping, "a mapping with to and left_out"),
     ("lr", is_rate, "a positive rate"),
 )

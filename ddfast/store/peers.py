@@ -24,7 +24,9 @@ def write_mtt(distilled: DistilledSet, out: Path, *, labels: str = "hard") -> No
     left them where the set has that (``extras["trained_images"]``, whitened if it was distilled with ZCA), else pixels
     normalised by the set's statistics (ImageNet's where it names none). ``lr_best.pt`` is a 0-d float32 tensor, the
     student's rate: a learned one, of a staged set the last stage's, or the recipe's; absent where the set names none.
-    ``space.json`` says what such files leave to memory: the space, its statistics, class names.
+    ``space.json`` says what such files leave to memory: the space, its statistics, class names. Of a whitened set that
+    holds its whitening, ``zca.pt`` is a dict of ``mean`` [D] and ``matrix`` [D, D]: test pictures, in [0, 1] and
+    flattened in [channel, row, column] order, become ``(x - mean) @ matrix``.
 
     Args:
         distilled: the set; every class needs as many images as the others.
@@ -47,13 +49,26 @@ def write_mtt(distilled: DistilledSet, out: Path, *, labels: str = "hard") -> No
     targets = distilled.labels if labels == "hard" else distilled.extras["soft_logits"].float()
     torch.save(targets[order].clone(), out / "labels_best.pt")
     save_rate(distilled, out / "lr_best.pt")
+    if whitened and distilled.whitening is not None:
+        torch.save({"mean": distilled.whitening.mean, "matrix": distilled.whitening.matrix}, out / "zca.pt")
     note = {
         "space": "zca" if whitened else "normalized",
         "normalization": None if whitened else normalization_to_json(norm),
+        "whitening": "zca.pt" if whitened and distilled.whitening is not None else None,
         "ipc": distilled.ipc,
         "class_names": list(distilled.class_names),
     }
     (out / "space.json").write_text(json.dumps(note, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def without_tensors(distilled: DistilledSet) -> tuple[DistilledSet, list[str]]:
+    """The set as a layout for pictures holds it, and what is left out: extras, whitening, and what the manifest says of
+    these."""
+    gone = [key for key in ("distribution", "soft_labels") if distilled.manifest.get(key) is not None]
+    manifest = {key: value for key, value in distilled.manifest.items() if key not in gone}
+    gone += ["whitening"] if distilled.whitening is not None else []
+    kinds = {name.partition(".")[0] for name in distilled.extras}
+    return DistilledSet(distilled.images, distilled.labels, distilled.class_names, manifest), sorted({*kinds, *gone})
 
 
 def class_major(distilled: DistilledSet, classes: Sequence[int] | None = None) -> Tensor:

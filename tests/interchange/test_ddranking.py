@@ -10,6 +10,7 @@ import pytest
 import torch
 from torchvision.datasets import ImageFolder, cifar
 
+from ddfast.evaluation.explain import explain
 from ddfast.store import DistilledSet
 
 for package in ("yaml", "kornia", "pandas", "timm", "ddranking"):
@@ -92,6 +93,17 @@ def test_label_robust_score_runs(work: Path, kind: str) -> None:
     assert -100 <= found["improvement_over_random_mean"] <= 100
     assert (work / "results.csv").is_file()
     assert len(list((work / "random_data").rglob("*.jpg"))) == 2 * CLASSES
+
+
+def test_what_explain_says_of_an_export_runs(work: Path) -> None:
+    code = explain(work / "set").code
+    assert "syn_lr=torch.load" in code
+    for name, value in {"device": "cpu", "num_workers": 0, "num_eval": 1, "num_epochs": 2}.items():
+        lines = (work / "set/ddranking.yaml").read_text().splitlines()
+        changed = [f"{name}: {value}" if line.startswith(f"{name}:") else line for line in lines]
+        (work / "set/ddranking.yaml").write_text("\n".join(changed))
+    exec(code, {})
+    assert (work / "results.csv").is_file()
 
 
 def test_augmentation_robust_score_runs_with_cosine(work: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from ddfast._types import IMAGENET, Normalization
-from ddfast.store import DistilledSet, load
+from ddfast.data.whitening import ZCA
+from ddfast.store import DistilledSet, load, read_manifest
 from ddfast.store.ddranking import CIFAR, DATASETS
 from ddfast.store.export import export
 from ddfast.store.loader import recipe_of
@@ -44,6 +46,37 @@ def test_imagefolder_is_read_back_by_torchvision(tmp_path: Path) -> None:
         assert np.array_equal(np.array(image), one.images[index].numpy())
     export(one, "imagefolder", tmp_path / "lossy", jpeg=True)
     assert len(list((tmp_path / "lossy").rglob("*.jpg"))) == 16
+
+
+@pytest.mark.parametrize("jpeg", [False, True])
+def test_imagefolder_is_read_back_with_its_manifest(tmp_path: Path, jpeg: bool) -> None:
+    one = make_set((3, 1, 2), 24, source={"name": "pets", "fingerprint": "ab"}, method="pdd", seed=3, lr=0.02,
+                   recipe={"protocol": "dsa", "dsa": ""}, stages=[0, 1, 0, 1, 0, 1], space="normalized")  # fmt: skip
+    one.manifest["images"] = [
+        {"cells": [{"sample": f"{row}.png", "box": [0, 0, 9, 9], "score": 1}]} for row in range(6)
+    ]
+    one.extras = {"trained_images": torch.randn(6, 3, 24, 24), "latents.0": torch.zeros(2)}
+    one.manifest |= {
+        "distribution": {"storage": "fp16", "blocks": []},
+        "soft_labels": {"teacher": "teacher.safetensors"},
+    }
+    export(one, "imagefolder", tmp_path / "out", jpeg=jpeg)
+    back = load(tmp_path / "out")
+    assert jpeg or torch.equal(back.images, one.images)  # in the set's order, not the folders'
+    assert torch.equal(back.labels, one.labels)
+    assert back.class_names == one.class_names
+    kept = ("method", "seed", "lr", "recipe", "source", "stages", "normalization", "space")
+    assert {key: back.manifest[key] for key in kept} == {key: one.manifest[key] for key in kept}
+    assert [entry["cells"][0]["sample"] for entry in back.manifest["images"]] == [f"{row}.png" for row in range(6)]
+    assert back.manifest["exported"] == {
+        "to": "imagefolder", "left_out": ["distribution", "latents", "soft_labels", "trained_images"]
+    }  # fmt: skip
+    files = list((tmp_path / "out/train").rglob("*.jpg" if jpeg else "*.png"))
+    sizes = back.manifest["bytes"]
+    assert (sizes["images"], sizes["extras"]) == (sum(file.stat().st_size for file in files), 0)
+    assert back.trained_images is None
+    back.save(tmp_path / "again", lossless=True)
+    assert "exported" not in load(tmp_path / "again").manifest, "a set of its own again"
 
 
 TEN = (2,) * 10
@@ -92,7 +125,22 @@ def test_mtt_tensors_are_the_trained_images_in_their_space(tmp_path: Path) -> No
         assert rate == torch.tensor(0.07)  # the last stage's
         note = json.loads((tmp_path / space / "space.json").read_text())
         assert (note["space"], note["normalization"] is None) == (space, space == "zca")
+        assert note["whitening"] is None
         assert note["class_names"] == list(one.class_names)
+
+
+def test_mtt_files_of_a_whitened_set_hold_its_whitening(tmp_path: Path) -> None:
+    one = trained_set("zca")
+    one.whitening = ZCA.fit(one.images)
+    export(one, "mtt", tmp_path / "out")
+    assert json.loads((tmp_path / "out/space.json").read_text())["whitening"] == "zca.pt"
+    zca = torch.load(tmp_path / "out/zca.pt", weights_only=True)
+    pixels = one.images.permute(0, 3, 1, 2) / 255
+    white = ((pixels.flatten(1) - zca["mean"]) @ zca["matrix"]).view_as(pixels)
+    torch.testing.assert_close(white, one.whitening.apply(one.images), rtol=1e-5, atol=1e-5)
+    kornia = pytest.importorskip("kornia", reason="needs kornia (extra interchange)")  # which MTT and its kin whiten by
+    theirs = kornia.enhance.linear_transform(pixels, zca["matrix"], zca["mean"][None])
+    torch.testing.assert_close(theirs, white, rtol=1e-4, atol=1e-4)
 
 
 def test_mtt_tensors_of_sets_without_trained_images(tmp_path: Path) -> None:
@@ -134,6 +182,9 @@ def test_ddranking_takes_trained_images_into_its_statistics(tmp_path: Path) -> N
     export(white, "ddranking", tmp_path / "zca", dataset="CIFAR10")
     assert not torch.equal(read(tmp_path / "zca", "images")[0], white.extras["trained_images"][order])
     assert read(tmp_path / "zca", "images")[0].abs().max() < 3
+    assert not (tmp_path / "zca/lr.pt").exists(), "its rate belongs to the whitened images"
+    assert "distilled whitened (ZCA)" in (tmp_path / "zca/ddranking.yaml").read_text()
+    assert (tmp_path / "same/lr.pt").exists()
 
 
 def test_ddranking_subsets_are_in_its_order_of_classes(tmp_path: Path) -> None:
@@ -190,8 +241,10 @@ def test_parquet_is_read_back(tmp_path: Path) -> None:
     from PIL import Image
     from pyarrow import parquet
 
-    one = make_set((2, 3), 24)
-    one.extras["soft_logits"] = torch.randn(5, 2).half()
+    one = make_set((2, 3), 24, method="mtt", seed=4, source={"name": "pets |\nx: y", "fingerprint": "ab"}, space="zca",
+                   recipe={"protocol": "dsa", "lr": 0.02}, soft_labels={"teacher": "teacher.safetensors"})  # fmt: skip
+    one.extras = {"soft_logits": torch.randn(5, 2).half(), "trained_images": torch.randn(5, 3, 24, 24)}
+    one.whitening = ZCA.fit(one.images)
     export(one, "huggingface", tmp_path / "out")
     table = parquet.read_table(tmp_path / "out" / "data" / "train-00000-of-00001.parquet")
     assert table.column("label").to_pylist() == one.labels.tolist()
@@ -202,6 +255,24 @@ def test_parquet_is_read_back(tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     for tag in ("dataset-distillation", "dataset-compression", "ipc-3", "n<1K"):
         assert f"- {tag}\n" in card
+    lines = card.splitlines()
+    assert "license: unknown" in lines[1:4]
+    assert "| source | pets / x: y, fingerprint ab |" in lines  # names from outside end no line
+    assert "| recipe for students | protocol dsa, lr 0.02 |" in lines
+    for part in ("Licence: not stated yet", "Matching Training Trajectories, CVPR 2022", 'load_dataset("USER/NAME"',
+                 "whitening.safetensors", "`trained_images` in `extras.safetensors`"):  # fmt: skip
+        assert part in card, part
+    manifest = read_manifest(tmp_path / "out/manifest.json")
+    assert (manifest["method"], manifest["seed"], manifest["storage"]["layout"]) == ("mtt", 4, "parquet")
+    assert manifest["exported"] == {"to": "huggingface", "left_out": ["teacher"]}
+    assert [entry["file"] for entry in manifest["images"]] == [f"{row:06d}.png" for row in range(5)]
+    rows = table.column("image").to_pylist()
+    assert manifest["bytes"]["images"] == sum(len(row["bytes"]) for row in rows)
+    tensors = load_file(tmp_path / "out/extras.safetensors")
+    assert torch.equal(tensors["trained_images"], one.extras["trained_images"])
+    assert torch.equal(load_file(tmp_path / "out/whitening.safetensors")["mean"], one.whitening.mean)
+    with pytest.raises(ValueError, match="is an export for Hugging Face"):
+        load(tmp_path / "out")
 
 
 @pytest.mark.skipif(find_spec("datasets") is None, reason="needs datasets (extra huggingface)")

@@ -7,25 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 from ddfast.evaluation.explain.explanation import Explanation, plural, size_text
+from ddfast.evaluation.explain.exports import bare_export, described_export
 from ddfast.evaluation.explain.sets import explain_set
 from ddfast.store import LabelStore
 from ddfast.store.files import RUN_FILE
-from ddfast.store.hub import PARQUET
 from ddfast.store.labels import LABELS_FILE
 from ddfast.store.layout import scan_folder
 from ddfast.store.manifest import MANIFEST_FILE, read_manifest
-
-_LOST = "method, source, settings, seed and recipe: ask the set that it was written from, this layout has no place"
-# a file that tells the layout, its name, and how it is read
-_EXPORTS = (
-    ("images_best.pt", "mtt", "images, labels = torch.load({images_best.pt}), torch.load({labels_best.pt})\n"
-     "# float32 [N, 3, H, W] in the space that space.json names; lr_best.pt, if it is there, is the student's rate"),
-    ("ddranking.yaml", "ddranking", "from ddranking.config import Config\nfrom ddranking.metrics import "
-     "LabelRobustScoreSoft\nimages = torch.load({images.pt})\nscore = "
-     "LabelRobustScoreSoft(Config.from_file({ddranking.yaml})).compute_metrics(image_tensor=images)"),
-    (PARQUET, "huggingface", "from datasets import load_dataset\ntrain = load_dataset({.}, split='train')"),
-    ("classes.json", "imagefolder", "from torchvision.datasets import ImageFolder\ntrain = ImageFolder({train})"),
-)  # fmt: skip
 
 
 def explain(folder: str | os.PathLike[str]) -> Explanation:
@@ -42,17 +30,16 @@ def explain(folder: str | os.PathLike[str]) -> Explanation:
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder, expected a distilled set or stored soft labels")
     if os.path.lexists(root / MANIFEST_FILE):
-        return explain_set(root, read_manifest(root / MANIFEST_FILE))
+        manifest = read_manifest(root / MANIFEST_FILE)
+        found = explain_set(root, manifest)
+        return found if manifest.get("exported") is None else described_export(root, manifest, found)
     if os.path.lexists(root / LABELS_FILE):
         return _labels(root)
     if (root / "report.json").is_file():
         return _report(root)
     if (root / RUN_FILE).exists():
         return _unfinished(root)
-    for file, layout, code in _EXPORTS:
-        if (root / file).exists():
-            return _export(root, layout, code)
-    return _pictures(root)
+    return bare_export(root) or _pictures(root)
 
 
 def _labels(root: Path) -> Explanation:
@@ -117,19 +104,6 @@ def _unfinished(root: Path) -> Explanation:
     found = Explanation("unfinished run", str(root))
     found.say("state", f"There is no {MANIFEST_FILE} yet. ddfast status {root} says how far it is.")
     found.missing = ["what it will be: run its command again with --resume"]
-    return found
-
-
-def _export(root: Path, layout: str, code: str) -> Explanation:
-    found = Explanation("export", str(root), facts={"layout": layout})
-    found.say("layout", f"Written by ddfast export --to {layout}.")
-    files = [path for path in root.rglob("*") if path.is_file()]
-    found.say("bytes", f"{size_text(sum(path.stat().st_size for path in files))} in {plural(len(files), 'file')}.")
-    lines = code if layout in ("huggingface", "imagefolder") else f"import torch\n{code}"
-    for name in ("images_best.pt", "labels_best.pt", "images.pt", "ddranking.yaml", "train", "."):
-        lines = lines.replace(f"{{{name}}}", repr(str(root / name)))
-    found.code = lines
-    found.missing = [_LOST]
     return found
 
 

@@ -10,8 +10,11 @@ from typing import Any
 from ddfast._outside import parse_json, path_inside
 from ddfast.evaluation.explain.explanation import Explanation, as_mapping, plural, size_text
 from ddfast.evaluation.explain.methods import ABOUT, method_words
-from ddfast.evaluation.explain.training import code, command, recipe_words
+from ddfast.evaluation.explain.snippets import code
+from ddfast.evaluation.explain.training import command, recipe_words
 from ddfast.store.files import EXTRAS_FILE, IMAGES_FILE
+from ddfast.store.hub import PARQUET
+from ddfast.store.manifest import PARQUET_LAYOUT
 
 _FEW = 0.6  # an observer that is right on fewer of the source's pictures
 _MANY_HEADER_BYTES = 1 << 26
@@ -24,7 +27,6 @@ def explain_set(folder: Path, manifest: Manifest) -> Explanation:
     tensors = stored_tensors(folder, manifest)
     recipe, training = recipe_words(manifest)
     height, width = manifest["resolution"]
-    names = manifest["class_names"]
     found.facts = _facts(manifest, recipe, tensors)
     found.say("images", _count_words(manifest))
     found.say("method", *method_words(manifest))
@@ -38,7 +40,7 @@ def explain_set(folder: Path, manifest: Manifest) -> Explanation:
     found.say("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()))
     if height == width:
         found.command = command(folder, manifest, recipe)
-        found.code = code(folder, manifest, names, height)
+        found.code = code(folder, manifest, tensors)
     found.missing = _missing(manifest)
     found.warnings = _warnings(folder, manifest, tensors)
     return found
@@ -66,7 +68,8 @@ def stored_tensors(folder: Path, manifest: Manifest) -> dict[str, list[int]]:
 def _facts(manifest: Manifest, recipe: str, tensors: Mapping[str, list[int]]) -> dict[str, Any]:
     about = ABOUT.get(str(manifest.get("method")))
     kept = ("preset", "config", "source", "observer", "seed", "normalization", "space", "formation", "stage_lrs",
-            "bytes", "storage", "resolution", "ipc", "versions", "soft_labels", "distribution")  # fmt: skip
+            "bytes", "storage", "resolution", "ipc", "versions", "soft_labels", "distribution", "whitening",
+            "exported")  # fmt: skip
     return {
         "method": manifest.get("method"), "paper": about.paper if about else None,
         "images": len(manifest["images"]), "classes": len(manifest["class_names"]),
@@ -110,14 +113,16 @@ def _observer_words(manifest: Manifest) -> list[str]:
 def _value_words(manifest: Manifest, tensors: Mapping[str, list[int]]) -> list[str]:
     norm, image_format = manifest.get("normalization"), manifest["storage"]["image_format"]
     kept = "raw pixels (safetensors)" if image_format is None else f"{image_format['kind']} files"
+    kept += " in a table" if manifest["storage"]["layout"] == PARQUET_LAYOUT else ""
     words = [f"uint8 RGB from 0 to 255, kept as {kept}."]
-    if norm:
+    if norm and manifest.get("space") != "zca":
         mean, std = (", ".join(f"{value:.4g}" for value in norm[name]) for name in ("mean", "std"))
         words.append(f"Students see (x / 255 - mean) / std with mean ({mean}) and std ({std}).")
     if manifest.get("space") == "zca":
         words.append(
             "They were trained whitened (ZCA, fitted to the real set); the pixels are for viewing, students train on "
-            "the tensor trained_images and are tested on pictures whitened alike."
+            "the tensor trained_images and are tested on pictures whitened alike"
+            + (f", by {manifest['whitening']['file']}." if manifest.get("whitening") else ".")
         )
     elif "trained_images" in tensors:
         words.append("The tensor trained_images holds them as they were trained, unrounded and normalised.")
@@ -163,6 +168,8 @@ def _byte_words(manifest: Manifest, tensors: Mapping[str, list[int]]) -> str:
     kinds = ", ".join(dict.fromkeys(name.partition(".")[0] for name in tensors))
     parts += [f"other tensors ({kinds}) {size_text(sizes['extras'])}"] if sizes["extras"] else []
     total = sum(sizes[name] for name in ("images", "labels", "extras"))
+    if beside := manifest.get("whitening"):
+        parts[-1] += f"; beside them, not counted, the whitening: {size_text(beside['bytes'])}"
     note = " Its distribution is the set; the images beside it are for viewing." * bool(manifest.get("distribution"))
     return f"{size_text(total)}, {size_text(total / count)} an image: {', '.join(parts)}.{note}"
 
@@ -196,6 +203,8 @@ def _warnings(folder: Path, manifest: Manifest, tensors: Mapping[str, list[int]]
 
 
 def _gone(folder: Path, manifest: Manifest) -> list[str]:
-    if manifest["storage"]["layout"] == "safetensors":
-        return [] if (folder / IMAGES_FILE).is_file() else [IMAGES_FILE]
-    return [entry["file"] for entry in manifest["images"] if not (folder / entry["file"]).is_file()]
+    layout = manifest["storage"]["layout"]
+    single = {"safetensors": IMAGES_FILE, PARQUET_LAYOUT: PARQUET}.get(layout)
+    files = [entry["file"] for entry in manifest["images"]] if single is None else [single]
+    files += [manifest["whitening"]["file"]] if manifest.get("whitening") else []
+    return [file for file in files if not (folder / file).is_file()]

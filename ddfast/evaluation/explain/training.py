@@ -1,17 +1,15 @@
-"""How to train on a set: the command that judges it, and a few lines of PyTorch."""
+"""How to train on a set: its recipe in words, and the command that judges it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from ddfast.evaluation.inputs import BUILT_IN
 from ddfast.evaluation.protocols import PROTOCOLS
-from ddfast.evaluation.recipes import default_student, named_recipe, own_recipe
-
-_RATE, _DECAY = 0.01, 5e-4
+from ddfast.evaluation.recipes import named_recipe, own_recipe
 
 
 def recipe_words(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -35,34 +33,3 @@ def command(folder: Path, manifest: Mapping[str, Any], recipe: str) -> str:
     data = "" if known else " --data TEST_PICTURES --train REAL_PICTURES"
     preset = "smoke" if manifest.get("preset") == "smoke" else recipe  # which shortens the set's recipe
     return f"ddfast evaluate {quote(str(folder))} --preset {preset}{data}"
-
-
-def code(folder: Path, manifest: Mapping[str, Any], classes: Sequence[str], side: int) -> str:
-    """Python that trains a student on the set; plain steps at the recipe's rate, without its schedule."""
-    made: Mapping[str, Any] = manifest.get("recipe") or {}
-    rate, decay = made.get("lr") or manifest.get("lr") or _RATE, made.get("weight_decay") or _DECAY
-    student = default_student(named_recipe([manifest]), [manifest])
-    if manifest.get("stage_lrs"):
-        loop = [
-            'for stage, rate in enumerate(data.manifest["stage_lrs"], start=1):',
-            '    optimiser.param_groups[0]["lr"] = rate',
-            "    for epoch in range(500):",
-            "        for images, targets in data.dataloader(stage=stage):",
-        ]
-    else:
-        loop = ["for epoch in range(1000):", "    for images, targets in data.dataloader(batch_size=50):"]
-    inner = " " * (len(loop[-1]) - len(loop[-1].lstrip()) + 4)
-    return "\n".join(
-        [
-            "import ddfast, torch",
-            "from ddfast.evaluation.students import build_student",
-            "# the plainest loop, not the recipe above; ddfast evaluate runs that",
-            f"data = ddfast.load({str(folder)!r})",
-            f"student = build_student({student!r}, {len(classes)}, {side}, seed=0)",
-            f"optimiser = torch.optim.SGD(student.parameters(), lr={rate}, momentum=0.9, weight_decay={decay})",
-            *loop,
-            f"{inner}optimiser.zero_grad()",
-            f"{inner}torch.nn.functional.cross_entropy(student(images), targets).backward()",
-            f"{inner}optimiser.step()",
-        ]
-    )
