@@ -72,6 +72,7 @@ def add_export(commands: Any) -> None:
             "ddfast export smoke --to imagefolder --out smoke_pictures",
             "ddfast export smoke --to huggingface --out smoke_hf",
             "ddfast export dm10 --to ddranking --dataset CIFAR10 --out dm10_ddranking",
+            "ddfast export d3_smoke --to imagefolder --samples 10 --out d3_pictures",
         ),
     )  # fmt: skip
     one.add_argument("set", type=Path, metavar="DIR", help="the distilled set")
@@ -81,6 +82,10 @@ def add_export(commands: Any) -> None:
     given.add_argument("--dataset", help="ddranking: its data set, such as CIFAR10 (default: the source)")
     given.add_argument("--labels", choices=("hard", "soft"), help="mtt: classes, or the set's logits (default: hard)")
     given.add_argument("--jpeg", action="store_true", help="imagefolder: JPEG of quality 95 instead of PNG")
+    given.add_argument(
+        "--samples", type=int, metavar="K", help="of a set of d3: K pictures of each Gaussian, its mean and seeded "
+        "draws (default: the means)",
+    )  # fmt: skip
 
 
 def _explain(arguments: argparse.Namespace) -> Answer:
@@ -114,9 +119,12 @@ def _relabel(arguments: argparse.Namespace) -> Answer:
 
 
 def _export(arguments: argparse.Namespace) -> Answer:
+    from ddfast.store import load
     from ddfast.store.export import export
+    from ddfast.train.latent import materialised
 
+    distilled = arguments.set if arguments.samples is None else materialised(load(arguments.set), arguments.samples)
     options = {"dataset": arguments.dataset, "labels": arguments.labels, "jpeg": arguments.jpeg or None}
-    out = export(arguments.set, arguments.to, arguments.out, **{k: v for k, v in options.items() if v is not None})
+    out = export(distilled, arguments.to, arguments.out, **{k: v for k, v in options.items() if v is not None})
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     return Answer(str(out), {"out": str(out), "to": arguments.to, "files": files})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ddfast.train.latent.bank import initial_latents, noise, sample
 from ddfast.train.latent.distribution import Distribution, LatentBlock
+from ddfast.train.latent.pictures import materialised
 from ddfast.train.latent.sizes import BlockSize, distribution_sizes
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "LatentBlock",
     "distribution_sizes",
     "initial_latents",
+    "materialised",
     "noise",
     "sample",
 ]
