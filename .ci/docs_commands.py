@@ -30,12 +30,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pages", nargs="*", help="names without .md (default: all)")
     parser.add_argument("--environment", type=Path, help="virtual environment to run in (default: this one)")
-    parser.add_argument("--extra", help="only pages with blocks that need this extra, which is installed")
+    parser.add_argument("--extra", default="", help="only blocks that need this extra (default: those that need none)")
     arguments = parser.parse_args()
     programs = (arguments.environment / "bin").resolve() if arguments.environment else Path(sys.executable).parent
     began = time.monotonic()
     pages = chosen(arguments.pages, arguments.extra)
-    todo = {page: [b for b in blocks(page) if b.run and b.extra in ("", arguments.extra)] for page in pages}
+    todo = {page: [b for b in blocks(page) if b.run and b.extra == arguments.extra] for page in pages}
     if README not in todo:
         todo = {README: [makers("".join(b.runnable for page in pages for b in todo[page]))], **todo}
     with tempfile.TemporaryDirectory() as scratch:
@@ -52,15 +52,10 @@ def main() -> int:
     return 0
 
 
-def chosen(names: Sequence[str], extra: str | None) -> list[Path]:
+def chosen(names: Sequence[str], extra: str) -> list[Path]:
     """Pages with something to run."""
-    found = []
-    for page in PAGES:
-        marked = [block for block in blocks(page) if block.run]
-        wanted = not names or page.stem in names
-        if marked and wanted and (not extra or any(block.extra == extra for block in marked)):
-            found.append(page)
-    return found
+    wanted = [page for page in PAGES if not names or page.stem in names]
+    return [page for page in wanted if any(block.run and block.extra == extra for block in blocks(page))]
 
 
 def makers(text: str) -> Block:
