@@ -336,8 +336,13 @@ def _subjects(
 def _storage_notes(name: str, teacher: Teacher | None, store: LabelStore | None) -> list[str]:
     """What the bytes leave out, or hold besides images."""
     if store is not None:
+        read = f"{name}: soft labels were read from a store of {store.layout.total_bytes:,} bytes, counted as storage."
+        if store.per_image:
+            return [read]
         return [
-            f"{name}: soft labels were read from a store of {store.layout.total_bytes:,} bytes, counted as storage."
+            read,
+            f"{name}: its students and those of its controls train at most {store.layout.epochs} epochs, in batches of "
+            f"{store.fingerprint['batch_size']}, as these labels were made for.",
         ]
     if teacher is None:
         return []

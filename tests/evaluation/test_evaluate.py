@@ -309,6 +309,7 @@ def test_stored_labels_are_used_and_counted(tmp_path: Path, per_image: bool) -> 
     storage = result.report["sets"][0]["storage"]["bytes"]
     assert storage["labels"] == store.layout.total_bytes
     assert any("counted as storage" in note for note in result.report["notes"])
+    assert any("at most 3 epochs, in batches of 5" in note for note in result.report["notes"]) is not per_image
     alone = run(labels=store, full_data=False)
     assert {(row["images"], row["labels"]) for row in alone.report["results"]} == {
         ("distilled", "hard"), ("distilled", "soft"), ("random-images", "hard"), ("random-bytes", "hard"),
