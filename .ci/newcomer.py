@@ -59,16 +59,16 @@ def check_demo(folder: Path) -> None:
     if (folder / "contact_sheet.png").read_bytes()[:8] != b"\x89PNG\r\n\x1a\n":
         raise SystemExit("demo: contact_sheet.png is no PNG file")
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    found = {(each["labels"], each["images"].split(", ")[1]): each["top1"] for each in results["students"]}
+    found = {(each["images"], each["labels"]): each["top1"] for each in results["students"]}
     print(results["observer_top1"], found, flush=True)
-    if (
-        results["observer_top1"] < 95
-        or len(found) != 4
-        or any(len(each) != 3 or min(each) < 70 for each in found.values())
-    ):
-        raise SystemExit("demo: expected an observer above 95 % and three students of four kinds above 70 %")
-    if min(found["hard labels", "random pictures"]) <= max(found["hard labels", "RDED"]):
-        raise SystemExit("demo: README says that random pictures teach more with hard labels; here they do not")
+    sets = ("1 a class, learned by DM", "1 a class, random pictures", "10 a class, crops by RDED")
+    sets += ("10 a class, random pictures",)
+    kinds = {(each, "hard labels") for each in sets} | {(each, "soft labels") for each in sets[2:]}
+    if results["observer_top1"] < 95 or set(found) != kinds or any(len(each) != 3 for each in found.values()):
+        raise SystemExit(f"demo: expected an observer above 95 % and three students of each of {sorted(kinds)}")
+    for better, worse in (sets[:2], sets[:1:-1]):
+        if min(found[better, "hard labels"]) <= max(found[worse, "hard labels"]):
+            raise SystemExit(f"demo: README says that {better} teach more than {worse} with hard labels; here not")
 
 
 def say(what: str, began: float) -> None:
