@@ -17,8 +17,8 @@ from toy_data import write_cifar
 import ddfast
 from ddfast.data import open_source
 from ddfast.data.squares import whole_images
-from ddfast.store.ddranking import CIFAR
-from ddfast.store.peers import normalised
+
+MEAN, STD = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])  # DD-Ranking's of CIFAR
 
 
 def train_teacher(path: Path, images: torch.Tensor, labels: torch.Tensor, epochs: int) -> None:
@@ -52,7 +52,8 @@ def main() -> None:
     made.export("ddranking", folder / "set", dataset="CIFAR10")
     pictures, labels = whole_images(open_source(str(real)), 32, 10**6)
     teacher = folder / "teacher_models" / "CIFAR10" / "ConvNet-3" / "ckpt_best.pt"
-    train_teacher(teacher, normalised(pictures, CIFAR), labels, epochs=5)  # for a real evaluation bring a better one
+    normalised = ((pictures / 255 - MEAN) / STD).permute(0, 3, 1, 2)
+    train_teacher(teacher, normalised, labels, epochs=5)  # for a real evaluation bring a better one
 
     os.chdir(folder)  # the settings name folders beside them
     config = Config.from_file("set/ddranking.yaml")

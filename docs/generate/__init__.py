@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from docs.generate import commands, included, measured, reproduced, settings
+from docs.generate import commands, included, json_keys, measured, reproduced, settings
 
 PARTS: dict[str, Callable[..., str]] = {
     "changelog": included.changelog,
     "commands": commands.every,
     "deprecation": included.deprecation,
     "examples": included.examples,
+    "json-keys": json_keys.json_keys,
     "ops": measured.ops,
     "options": settings.options,
     "presets": settings.presets,
