@@ -27,7 +27,7 @@ from ddfast.train.demo_recipe import STUDENT, small_convnet
 
 SIZE, IPC = 32, 10
 STUDENTS = 3
-LEARNED = {"preset": "smoke", "ipc": 1, "iterations": 500, "eval_every": 500}  # by DM
+LEARNED: dict[str, Any] = {"preset": "smoke", "ipc": 1, "iterations": 500, "eval_every": 500}  # by DM
 
 
 @dataclass(frozen=True)
