@@ -10,8 +10,8 @@ from ddfast._cli.answer import Answer
 from ddfast._cli.parser import add_where, command
 
 _PASSED = (
-    "per_image check_classes device shard epochs batch_size seed kind k tail_temperature precision order resume "
-    "overwrite"
+    "per_image factor fkd check_classes device shard epochs batch_size seed kind k tail_temperature precision order "
+    "resume overwrite"
 )
 
 
@@ -42,7 +42,8 @@ def add_relabel(commands: Any) -> None:
     )  # fmt: skip
     given.add_argument("--out", required=True, type=Path, help="output folder")
     given.add_argument("--data", help="the real set, for train:NAME; other teachers are shown some of its pictures")
-    given.add_argument("--fkd", type=Path, metavar="FOLDER", help="write the FKD layout as well")
+    text = "write the FKD layout as well, with random_sampler's order; views must shuffle no strips (--factor 1)"
+    given.add_argument("--fkd", type=Path, metavar="FOLDER", help=text)
     given.add_argument(
         "--no-check-classes", dest="check_classes", action="store_false",
         help="take teachers without a look at pictures of --data for the order of their classes",
@@ -58,7 +59,9 @@ def add_relabel(commands: Any) -> None:
     what.add_argument("--tail-temperature", type=float, help="the students' temperature (default: the preset's)")
     what.add_argument("--per-image", action="store_true", help="one label an image, of the plain image")
     what.add_argument("--precision", choices=("fp32", "bf16"), help="the teachers' (default: fp32)")
-    what.add_argument("--order", choices=("counter", "random_sampler"), help="of samples; random_sampler for --fkd")
+    what.add_argument("--factor", type=int, help="strips a side that views shuffle (default: the set's; 1: none)")
+    text = "of samples (default: counter; with --fkd random_sampler)"
+    what.add_argument("--order", choices=("counter", "random_sampler"), help=text)
     add_where(one.add_argument_group("where it is run"))
 
 
@@ -96,8 +99,6 @@ def _explain(arguments: argparse.Namespace) -> Answer:
 
 
 def _relabel(arguments: argparse.Namespace) -> Answer:
-    from ddfast.runs import identify_worker
-    from ddfast.train.fkd import write_fkd
     from ddfast.train.relabel import relabel_folder
 
     store = relabel_folder(
@@ -106,8 +107,8 @@ def _relabel(arguments: argparse.Namespace) -> Answer:
         **{name: getattr(arguments, name) for name in _PASSED.split()},
     )  # fmt: skip
     lines: list[str] = []
-    if arguments.fkd is not None and identify_worker(arguments.shard).index == 0:
-        lines.append(str(write_fkd(store, arguments.fkd)))
+    if arguments.fkd is not None:
+        lines.append(f"{arguments.fkd}: FKD's layout")
     if not arguments.quiet:
         lines.append(store.describe())
     document = {

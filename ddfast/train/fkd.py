@@ -17,8 +17,11 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import math
 import os
 import re
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +32,13 @@ from numpy._core import multiarray
 from torch import Tensor
 
 from ddfast._outside import as_text
+from ddfast._temporary import temporary_name
 from ddfast._tensor_files import read_torch
 from ddfast.runs import atomic_write_bytes
+from ddfast.runs.atomic import flush_folder, remove_folder, remove_temporaries
 from ddfast.store import LabelStore
 from ddfast.train.replay import Replay
-from ddfast.train.views import Views
+from ddfast.train.views import ViewConfig, Views
 
 # mix_lam and mix_bbox are numpy numbers in files of the original programs; to make one runs no code of the file's
 _NUMPY_SCALARS: list[Any] = [
@@ -45,6 +50,7 @@ _NUMPY_SCALARS: list[Any] = [
 ]
 
 
+_NOTE = "ddfast.json"  # what the labels were made from
 _ROUNDING = 1e-4  # of coordinates stored as float16 or summed in float32
 _LONGEST_SIDE = 1 << 16
 
@@ -143,45 +149,117 @@ class FKDLabels:
         return _parse(content, file)
 
 
-def write_fkd(labels: LabelStore, out: str | os.PathLike[str]) -> Path:
-    """Writes stored labels in the FKD layout.
-
-    Programs that read it iterate a ``RandomSampler`` seeded with ``--fkd-seed``: they fit labels that were made with
-    ``order="random_sampler"`` and that seed and batch size.  Which order these have is noted in ``ddfast.json``.
+def check_fkd(
+    out: str | os.PathLike[str],
+    view: ViewConfig | None,
+    *,
+    order: str = "random_sampler",
+    expect: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Refuses what `write_fkd` would refuse, before anything is labelled.
 
     Args:
-        labels: a complete store of views; views with shuffled strips or shifts have no place in the layout.
-        out: folder to which ``FKD_{mix}_fp16`` is added.
+        out: as for `write_fkd`.
+        view: what the labels are of; None for plain images.
+        order: of the samples.
+        expect: entries of the fingerprint that files already there must have, if they are to be kept.
+        resume: keep files of the same labels.
+        overwrite: files in the layout that ddfast wrote may be replaced.
 
     Returns:
         The folder ``FKD_{mix}_fp16``.
 
     Raises:
-        ValueError: labels of plain images, an unfinished store, or views that the layout cannot hold.
-        FileExistsError: the folder exists already.
+        ValueError: views or an order that the layout cannot hold.
+        FileExistsError: the folder holds something else, or is a file.
     """
-    replay = Replay.from_fingerprint(labels.fingerprint, labels.layout.samples)
-    view = replay.view
+    if view is None:
+        raise ValueError("labels: they are of the plain images, one each; FKD files hold labels of views")
     if view.factor > 1 or view.shift:
         raise ValueError(
             f"labels: their views have factor {view.factor} and shift {view.shift}; FKD files hold only crop, flip and "
-            "mixing. Relabel with factor=1 and shift=0"
+            "mixing. Relabel with factor 1 (--factor 1; in Python view=dataclasses.replace(view, factor=1, shift=0))"
         )
+    if order != "random_sampler":
+        raise ValueError(
+            f"order: got {order!r}; programs that read FKD files draw samples as a RandomSampler does and would take "
+            'other samples\' labels. Relabel with order="random_sampler" (--order random_sampler)'
+        )
+    if Path(out).exists() and not Path(out).is_dir():
+        raise FileExistsError(f"{out}: is a file, expected a folder for FKD's layout; choose another")
     root = Path(out) / f"FKD_{view.mix}_fp16"
-    if root.exists():
-        raise FileExistsError(f"{root}: exists; choose another folder or delete it first")
+    if not os.path.lexists(root) or (overwrite and (root / _NOTE).is_file()):
+        return root
+    if not resume or not _made_from(root, expect or {}):
+        raise FileExistsError(
+            f"{root}: exists" + (" and is of other labels" if resume else "") + "; choose another folder or delete it "
+            "first"
+        )
+    return root
+
+
+def write_fkd(
+    labels: LabelStore, out: str | os.PathLike[str], *, resume: bool = False, overwrite: bool = False
+) -> Path:
+    """Writes stored labels in the FKD layout. The folder appears when all of it is written, or not at all.
+
+    Programs that read it iterate a ``RandomSampler`` seeded with ``--fkd-seed``: it must be the labels' seed, and the
+    batch size theirs. Both are noted in ``ddfast.json``, with all else that the labels were made from.
+
+    Args:
+        labels: a complete store of views, with ``order="random_sampler"``; views with shuffled strips or shifts have no
+            place in the layout.
+        out: folder to which ``FKD_{mix}_fp16`` is added.
+        resume: keep what is there, if it was written from these labels.
+        overwrite: replace what ddfast wrote there.
+
+    Returns:
+        The folder ``FKD_{mix}_fp16``.
+
+    Raises:
+        ValueError: labels of plain images or in another order, an unfinished store, or views that the layout cannot
+            hold.
+        FileExistsError: the folder exists already.
+        ddfast.runs.RunError: the disk is full or the folder may not be written to.
+    """
+    made_from = labels.fingerprint
+    replay = Replay.from_fingerprint(made_from, labels.layout.samples)
+    root = check_fkd(out, replay.view, order=replay.order, expect=made_from, resume=resume, overwrite=overwrite)
+    if root.exists() and not overwrite:  # and is of these labels
+        return root
     if not labels.complete().all():
         done = int(labels.complete().sum())
         raise ValueError(f"{labels.path}: {done} of {labels.layout.epochs} epochs are labelled; finish them first")
-    for epoch in range(labels.layout.epochs):
-        for step in range(replay.steps):
-            views = replay.views(epoch, step)
-            content = _content(views, replay, labels.dense(epoch, views.index).half())
-            buffer = io.BytesIO()
-            torch.save(content, buffer)
-            atomic_write_bytes(root / f"epoch_{epoch}" / f"batch_{step}.tar", buffer.getvalue())
-    atomic_write_bytes(root / "ddfast.json", (json.dumps(labels.fingerprint, indent=2) + "\n").encode())
+    remove_temporaries(root.parent, idle=math.inf)  # of processes that were killed
+    building = root.with_name(temporary_name(root.name))
+    try:
+        for epoch in range(labels.layout.epochs):
+            for step in range(replay.steps):
+                views = replay.views(epoch, step)
+                content = _content(views, replay, labels.dense(epoch, views.index).half())
+                buffer = io.BytesIO()
+                torch.save(content, buffer)
+                atomic_write_bytes(building / f"epoch_{epoch}" / f"batch_{step}.tar", buffer.getvalue())
+        atomic_write_bytes(building / _NOTE, (json.dumps(made_from, indent=2) + "\n").encode())
+        if overwrite:
+            remove_folder(root)
+        os.rename(building, root)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    flush_folder(root.parent)
     return root
+
+
+def _made_from(root: Path, expect: Mapping[str, Any]) -> bool:
+    """Whether ddfast wrote the folder, of labels with these entries in their fingerprint."""
+    try:
+        found = json.loads((root / _NOTE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    wanted = json.loads(json.dumps(dict(expect)))  # tuples as lists
+    return isinstance(found, dict) and all(name in found and found[name] == wanted[name] for name in wanted)
 
 
 def _content(views: Views, replay: Replay, logits: Tensor) -> list[Any]:

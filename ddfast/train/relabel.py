@@ -27,6 +27,7 @@ from ddfast.store.label_codec import encode_labels, kept_information
 from ddfast.store.labels import LABELS_FILE, OUTPUTS
 from ddfast.store.loader import shows_digits
 from ddfast.train.augment import render
+from ddfast.train.fkd import check_fkd, write_fkd
 from ddfast.train.replay import Replay
 from ddfast.train.small_observer import SmallObserver
 from ddfast.train.teachers import FORWARD_BATCH, Teachers, load_teacher
@@ -221,6 +222,8 @@ def relabel_folder(
     preset_name: str = "rded",
     data: str | None = None,
     per_image: bool = False,
+    factor: int | None = None,
+    fkd: str | os.PathLike[str] | None = None,
     check_classes: bool = True,
     device: str = "auto",
     shard: str | None = None,
@@ -235,6 +238,9 @@ def relabel_folder(
         preset_name: see `preset`.
         data: the real set, for a teacher ``train:NAME``; others are shown some of its pictures.
         per_image: one label an image, of the plain image.
+        factor: strips along each side that views shuffle, instead of the set's.
+        fkd: folder for the labels in FKD's layout too (`write_fkd`), which worker 0 writes; the order of samples is
+            then "random_sampler".
         check_classes: refuse teachers that, shown pictures of ``data``, plainly mean its classes in another order.
         device: see `ddfast.runs.device.torch_device`.
         shard: ``"i/n"``, worker i of n that share the folder; None for what the launcher's variables say.
@@ -252,8 +258,13 @@ def relabel_folder(
         **preset(preset_name, distilled),
         **{name: value for name, value in settings.items() if value is not None},
     }
+    if per_image and factor is not None:
+        raise ValueError(f"factor: got {factor} with one label an image, whose plain image has no strips; leave it out")
+    if factor is not None:
+        chosen["view"] = replace(chosen["view"], factor=factor)
     if per_image:
         chosen |= {"view": None, "epochs": 1}
+    finish = _fkd_writer(distilled, chosen, fkd, resume=worker.continues(resume), overwrite=overwrite, worker=worker)
     if worker.continues(resume) and (Path(out) / LABELS_FILE).exists():  # before a teacher is fetched or trained
         replay = _replay(distilled, chosen["view"], int(chosen.get("seed", 0)), int(chosen["batch_size"]), "counter")
         expect = replay.fingerprint(distilled.images, distilled.labels)
@@ -261,7 +272,28 @@ def relabel_folder(
         LabelStore.open(out, expect={key: expect[key] for key in keys})
     observers = [load_teacher(name, distilled, data) for name in teachers]
     real = open_source(data) if data is not None and check_classes else None
-    return relabel(distilled, observers, Path(out), real=real, device=device, worker=worker, **chosen)
+    return finish(relabel(distilled, observers, Path(out), real=real, device=device, worker=worker, **chosen))
+
+
+def _fkd_writer(
+    distilled: DistilledSet, chosen: dict[str, Any], fkd: str | os.PathLike[str] | None, *, resume: bool,
+    overwrite: bool, worker: Worker,
+) -> Callable[[LabelStore], LabelStore]:  # fmt: skip
+    """What writes FKD's layout at the end, all that can be refused refused now; ``chosen`` gets its order."""
+    if fkd is None:
+        return lambda store: store
+    chosen.setdefault("order", "random_sampler")
+    view = chosen["view"]
+    replay = _replay(distilled, view, int(chosen.get("seed", 0)), int(chosen["batch_size"]), chosen["order"])
+    expect = replay.fingerprint(distilled.images, distilled.labels)
+    check_fkd(fkd, view, order=replay.order, expect=expect, resume=resume, overwrite=overwrite)
+
+    def finish(store: LabelStore) -> LabelStore:
+        if worker.index == 0:
+            write_fkd(store, fkd, resume=resume, overwrite=overwrite)
+        return store
+
+    return finish
 
 
 def _replay(distilled: DistilledSet, view: ViewConfig | None, seed: int, batch_size: int, order: str) -> Replay:

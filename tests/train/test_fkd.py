@@ -11,8 +11,9 @@ import torch
 
 from ddfast._types import IMAGENET
 from ddfast.store import LabelStore
+from ddfast.train import fkd as fkd_module
 from ddfast.train.augment import render
-from ddfast.train.fkd import FKDLabels, write_fkd
+from ddfast.train.fkd import FKDLabels, check_fkd, write_fkd
 from ddfast.train.relabel import relabel
 from ddfast.train.replay import Replay
 from ddfast.train.views import ViewConfig
@@ -21,10 +22,12 @@ from tests.train.label_helpers import VIEW, teacher, tiny_set
 PLAIN = ViewConfig((12, 12), scale=(0.3, 1.0), flip=True, mix="cutmix")
 
 
-def stored(path: Path, view: ViewConfig | None, epochs: int = 2) -> LabelStore:
+def stored(
+    path: Path, view: ViewConfig | None, epochs: int = 2, order: str = "random_sampler", seed: int = 42
+) -> LabelStore:
     return relabel(
-        tiny_set(), [teacher()], path, view=view, seed=42, epochs=epochs, batch_size=4, kind="fp16",
-        order="random_sampler", progress="quiet",
+        tiny_set(), [teacher()], path, view=view, seed=seed, epochs=epochs, batch_size=4, kind="fp16", order=order,
+        progress="quiet",
     )  # fmt: skip
 
 
@@ -113,7 +116,43 @@ def test_labels_without_a_place_in_the_layout_are_refused(tmp_path: Path) -> Non
         write_fkd(stored(tmp_path / "a", VIEW), tmp_path)
     with pytest.raises(ValueError, match="of the plain images"):
         write_fkd(stored(tmp_path / "b", None, epochs=1), tmp_path)
+    with pytest.raises(ValueError, match="order: got 'counter'; programs that read FKD files"):
+        write_fkd(stored(tmp_path / "d", PLAIN, epochs=1, order="counter"), tmp_path)
     store = stored(tmp_path / "c", PLAIN)
     store.file(1).unlink()
     with pytest.raises(ValueError, match="1 of 2 epochs are labelled; finish them first"):
         write_fkd(store, tmp_path)
+
+
+def test_all_of_it_appears_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, out = stored(tmp_path / "labels", PLAIN), tmp_path / "fkd"
+    plain, calls = fkd_module._content, [0]
+
+    def interrupted(*given: object) -> list[object]:
+        calls[0] += 1
+        if calls[0] == 5:
+            raise KeyboardInterrupt
+        return plain(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fkd_module, "_content", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_fkd(store, out)
+    assert list(out.iterdir()) == []
+    monkeypatch.undo()
+    root = write_fkd(store, out, resume=True)
+    written = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
+    assert write_fkd(store, out, resume=True) == root
+    assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == written
+    other = stored(tmp_path / "other", PLAIN, seed=1)
+    with pytest.raises(FileExistsError, match="is of other labels"):
+        write_fkd(other, out, resume=True)
+    before = FKDLabels(out).batch(0, 0).coords
+    assert write_fkd(other, out, overwrite=True) == root
+    assert not torch.equal(FKDLabels(out).batch(0, 0).coords, before)
+    (root / "ddfast.json").unlink()  # somebody else's
+    with pytest.raises(FileExistsError, match="exists; choose another folder"):
+        write_fkd(other, out, overwrite=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="file: is a file, expected a folder"):
+        check_fkd(tmp_path / "file", PLAIN)
+    assert [entry.name for entry in out.iterdir()] == [root.name]

@@ -290,7 +290,10 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     labels, fkd = tmp_path / "labels", tmp_path / "fkd"
     command = ["relabel", str(tmp_path / "set"), "--teacher", str(weights), "--out", str(labels), "--epochs", "2"]
     command += ["--batch-size", "4", "--seed", "3", "--kind", "topk", "--k", "2", "--device", "cpu"]
-    assert main([*command, "--order", "random_sampler", "--fkd", str(fkd)]) == 0
+    assert main([*command, "--order", "counter", "--fkd", str(fkd)]) == 1
+    assert "--order random_sampler" in capsys.readouterr().err
+    assert not labels.exists()
+    assert main([*command, "--fkd", str(fkd)]) == 0
     assert "top-2 logits of 6 images and 3 classes, 2 of 2 epochs" in capsys.readouterr().out
     store = LabelStore.open(labels, expect={"seed": 3, "batch_size": 4, "order": "random_sampler"})
     assert torch.equal(FKDLabels(fkd).batch(1, 1).logits, store.dense(1, Replay.from_fingerprint(
@@ -298,6 +301,39 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(command) == 1
     assert "--resume" in capsys.readouterr().err
     assert main([*command, "--resume", "--order", "random_sampler", "--quiet"]) == 0
+    assert main([*command, "--resume", "--fkd", str(fkd)]) == 0
     command[command.index("3")] = "4"
     assert main([*command, "--resume"]) == 1
     assert "another seed (seed: the labels have 3, here it is 4)" in capsys.readouterr().err
+
+
+def test_what_fkds_layout_cannot_hold_is_refused_before_anything_is_labelled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ddfast.cli import main
+
+    data = tiny_set(count=6, side=32)
+    data.manifest["config"] = {"factor": 2}  # RDED's default
+    data.save(tmp_path / "set", format="safetensors")
+    weights, labels, fkd = tmp_path / "tiny_conv3.pth", tmp_path / "labels", tmp_path / "fkd"
+    torch.save(ConvNet(3, 3, 32).state_dict(), weights)
+    command = ["relabel", str(tmp_path / "set"), "--teacher", str(weights), "--out", str(labels), "--epochs", "1"]
+    command += ["--batch-size", "4", "--device", "cpu", "--fkd", str(fkd), "--quiet"]
+    for more, message in (
+        ([], "--factor 1"),
+        (["--per-image"], "FKD files hold labels of views"),
+        (["--per-image", "--factor", "1"], "factor: got 1 with one label an image"),
+    ):
+        assert main([*command, *more]) == 1
+        assert message in capsys.readouterr().err
+        assert not labels.exists()
+    (fkd / "FKD_cutmix_fp16").mkdir(parents=True)
+    assert main([*command, "--factor", "1"]) == 1
+    assert "exists; choose another folder" in capsys.readouterr().err
+    assert not labels.exists()
+    (fkd / "FKD_cutmix_fp16").rmdir()
+    assert main([*command, "--factor", "1"]) == 0
+    store = LabelStore.open(labels, expect={"order": "random_sampler"})
+    assert (store.fingerprint["view"]["factor"], store.fingerprint["view"]["scale"]) == (1, [0.5, 1.0])
+    batch, index = FKDLabels(fkd).batch(0, 0), Replay.from_fingerprint(store.fingerprint, 6).index(0, 0)
+    assert torch.equal(batch.logits, store.dense(0, index).half())
