@@ -183,7 +183,7 @@ def test_json_is_one_document_and_all_else_goes_to_standard_error(
     made = a_set(tmp_path / "set")
     assert main(["export", str(made), "--to", "imagefolder", "--out", str(tmp_path / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"] == [
-        "classes.json", "train/00000/class00000_id00000.png", "train/00001/class00001_id00000.png",
+        "classes.json", "manifest.json", "train/00000/class00000_id00000.png", "train/00001/class00001_id00000.png",
     ]  # fmt: skip
     assert plain(float("nan")) == "nan"
 

@@ -67,7 +67,7 @@ def without_tensors(distilled: DistilledSet) -> tuple[DistilledSet, list[str]]:
     gone = [key for key in ("distribution", "soft_labels") if distilled.manifest.get(key) is not None]
     manifest = {key: value for key, value in distilled.manifest.items() if key not in gone}
     gone += ["whitening"] if distilled.whitening is not None else []
-    kinds = {name.partition(".")[0] for name in distilled.extras}
+    kinds = {name.partition(".")[0] for name in distilled.extras} - {"lr"}  # which the manifest has
     return DistilledSet(distilled.images, distilled.labels, distilled.class_names, manifest), sorted({*kinds, *gone})
 
 

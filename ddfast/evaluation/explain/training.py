@@ -21,7 +21,8 @@ def recipe_words(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
         about += " The recipe smoke is a shorter one, for tries."
     if own_recipe(manifest) is None:
         return name, [about, "The set names no recipe of its own; this is the default."]
-    values = [f"{key} {made[key]}" for key in ("lr", "momentum", "weight_decay", "cutmix") if made.get(key) is not None]
+    kept = [key for key in ("lr", "momentum", "weight_decay", "cutmix") if made.get(key) is not None]
+    values = [f"{key} {made[key]:.4g}" if isinstance(made[key], float) else f"{key} {made[key]}" for key in kept]
     augment = made.get("dsa") or made.get("augment")
     values += [f"augmentation {augment}"] if augment else []
     return name, [about, f"Its own values: {', '.join(values)}." if values else ""]
