@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -87,15 +88,21 @@ def bring(source: Path, folder: Path, text: str) -> None:
 
 def run(block: Block, folder: Path, programs: Path) -> int:
     """Runs one block; the exit code."""
-    began = time.monotonic()
+    began, used = time.monotonic(), cpu_seconds()
     python = block.language == "python"
     command = [str(programs / "python"), "-c"] if python else ["bash", "-euo", "pipefail", "-c"]
     environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     environment["PATH"] = f"{programs}{os.pathsep}{os.environ.get('PATH', '')}"
     print(f"-- {block}", flush=True)
     done = subprocess.run([*command, block.runnable], cwd=folder, env=environment, stdin=subprocess.DEVNULL)
-    print(f"-- {block}: {time.monotonic() - began:.1f} s", flush=True)
+    print(f"-- {block}: {time.monotonic() - began:.1f} s, {cpu_seconds() - used:.1f} s of CPU", flush=True)
     return done.returncode
+
+
+def cpu_seconds() -> float:
+    """Of all that was run so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""DD-Ranking 0.2 on exported sets, along its working paths, with random pictures in the files of CIFAR-10."""
+"""DD-Ranking 0.2 on exported sets, along its working paths, with ten patterns of waves in the files of CIFAR-10."""
 
 from __future__ import annotations
 
+import math
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torchvision.datasets import ImageFolder, cifar
 
 from ddfast.evaluation.explain import explain
+from ddfast.evaluation.scores import hard_label_recovery, improvement_over_random
 from ddfast.store import DistilledSet
 
 for package in ("yaml", "kornia", "pandas", "timm", "ddranking"):
@@ -20,7 +23,32 @@ from ddranking.config.user_config import Config  # noqa: E402
 from ddranking.metrics import AugmentationRobustScore, LabelRobustScoreSoft  # noqa: E402
 from ddranking.utils import TensorDataset, build_model, networks  # noqa: E402
 
-CLASSES = 10
+CLASSES, PER_CLASS = 10, 2
+
+
+def watch(score: Any) -> list[float]:
+    """The accuracies that it will make its scores of, in order, as fractions."""
+    seen: list[float] = []
+
+    def watched(plain: Any) -> Any:
+        def compute(*args: Any, **options: Any) -> Any:
+            found = plain(*args, **options)
+            seen.append(found[0] / 100)
+            return found
+
+        return compute
+
+    for name in dir(score):
+        if name.startswith("_compute_") and name.endswith("_helper"):
+            setattr(score, name, watched(getattr(score, name)))
+    return seen
+
+
+def hard(score: LabelRobustScoreSoft, images: Tensor) -> float:
+    """Accuracy in percent of a student of class-major pictures with hard labels."""
+    labels = torch.arange(CLASSES).repeat_interleave(PER_CLASS)
+    given = {"image_tensor": images, "image_path": None, "hard_labels": labels, "lr": None, "mode": "syn"}
+    return float(score._compute_hard_label_metrics_helper(**given, hyper_param_search=True)[0])
 
 
 @pytest.fixture
@@ -48,19 +76,33 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_cifar(folder: Path) -> None:
     folder.mkdir(parents=True)
-    for name, count in [*((f"data_batch_{n}", 10) for n in range(1, 6)), ("test_batch", 20)]:
-        pixels = torch.randint(0, 256, (count, 3072), dtype=torch.uint8).numpy()
-        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [n % CLASSES for n in range(count)]}))
+    for seed, (name, count) in enumerate([*((f"data_batch_{n}", 20) for n in range(1, 6)), ("test_batch", 50)]):
+        images, labels = waves(count // CLASSES, seed)
+        order = torch.arange(count).view(CLASSES, -1).T.flatten()
+        pixels = images[order].permute(0, 3, 1, 2).flatten(1).numpy()
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": labels[order].tolist()}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(n) for n in range(CLASSES)]}))
 
 
+def waves(per_class: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Each class has waves of its own direction, at any phase, in noise: uint8 [N, 32, 32, 3], classes in order."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(CLASSES).repeat_interleave(per_class)
+    angle, phase = labels * math.pi / CLASSES, 2 * math.pi * torch.rand(len(labels), generator=generator)
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    along = angle.cos()[:, None, None] * x + angle.sin()[:, None, None] * y
+    wave = 128 + 80 * torch.sin(along * 2 * math.pi / 8 + phase[:, None, None])
+    noise = 40 * torch.rand(len(labels), 32, 32, 3, generator=generator) - 20
+    return (wave[..., None] + noise).to(torch.uint8), labels
+
+
 def distilled() -> DistilledSet:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (2 * CLASSES, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(CLASSES).repeat(2)
+    images, labels = waves(PER_CLASS, 9)
+    order = torch.arange(len(labels)).view(CLASSES, -1).T.flatten()  # not class by class: the export sorts
     manifest = {"source": {"name": "cifar10", "fingerprint": ""}, "space": "normalized", "lr": 0.02}
-    one = DistilledSet(images, labels, tuple(str(n) for n in range(CLASSES)), manifest)
-    one.extras = {"trained_images": torch.randn(2 * CLASSES, 3, 32, 32, generator=generator)}
+    one = DistilledSet(images[order], labels[order], tuple(str(n) for n in range(CLASSES)), manifest)
+    mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2023, 0.1994, 0.2010])
+    one.extras = {"trained_images": ((one.images / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()}
     return one
 
 
@@ -73,8 +115,8 @@ def short(**changes: Any) -> Config:
 def test_tensors_are_its_data_set(work: Path) -> None:
     images, labels, rate = (torch.load(work / "set" / f"{name}.pt") for name in ("images", "labels", "lr"))
     data = TensorDataset(images, labels)
-    assert len(data) == 2 * CLASSES
-    assert data.targets.tolist() == torch.arange(CLASSES).repeat_interleave(2).tolist()
+    assert len(data) == PER_CLASS * CLASSES
+    assert data.targets.tolist() == torch.arange(CLASSES).repeat_interleave(PER_CLASS).tolist()
     assert rate.item() == pytest.approx(0.02)
     pictures = ImageFolder(str(work / "pictures" / "train"), transform=short().get("custom_train_trans"))
     assert pictures.targets == data.targets.tolist()
@@ -85,14 +127,21 @@ def test_tensors_are_its_data_set(work: Path) -> None:
 @pytest.mark.parametrize("kind", ["tensors", "folder"])
 def test_label_robust_score_runs(work: Path, kind: str) -> None:
     score = LabelRobustScoreSoft(short())
+    seen = watch(score)
     if kind == "tensors":
         found = score.compute_metrics(image_tensor=torch.load("set/images.pt"), syn_lr=torch.load("set/lr.pt"))
     else:
         found = score.compute_metrics(image_path="pictures/train", syn_lr=torch.load("set/lr.pt"))
-    assert -100 <= found["hard_label_recovery_mean"] <= 100
-    assert -100 <= found["improvement_over_random_mean"] <= 100
+    synthetic, full, soft, random = seen
+    assert synthetic > 0.4  # ten classes: the pictures go with their labels
+    hlr, ior = hard_label_recovery(full, synthetic), improvement_over_random(soft, random)
+    assert found["hard_label_recovery_mean"] == pytest.approx(100 * hlr)
+    assert found["improvement_over_random_mean"] == pytest.approx(100 * ior)
+    # its score of them is of percent, where ours takes fractions
+    plain = (math.exp(50 * (ior - hlr)) - math.exp(-1)) / (math.e - math.exp(-1))
+    assert found["label_robust_score_mean"] == pytest.approx(plain)
     assert (work / "results.csv").is_file()
-    assert len(list((work / "random_data").rglob("*.jpg"))) == 2 * CLASSES
+    assert len(list((work / "random_data").rglob("*.jpg"))) == PER_CLASS * CLASSES
 
 
 def test_what_explain_says_of_an_export_runs(work: Path) -> None:
@@ -106,10 +155,19 @@ def test_what_explain_says_of_an_export_runs(work: Path) -> None:
     assert (work / "results.csv").is_file()
 
 
+def test_wrong_labels_score_worse(work: Path) -> None:
+    score, images = LabelRobustScoreSoft(short()), torch.load("set/images.pt")
+    assert hard(score, images) > hard(score, images.roll(PER_CLASS, 0)) + 30
+
+
 def test_augmentation_robust_score_runs_with_cosine(work: Path) -> None:
     score = AugmentationRobustScore(short(lr_scheduler="cosine"))
+    seen = watch(score)
     found = score.compute_metrics(image_tensor=torch.load("set/images.pt"), syn_lr=torch.load("set/lr.pt"))
-    assert -100 <= found["with_aug_scores_mean"] <= 100
+    augmented, random, plain, random_plain = seen
+    assert plain > 0.4
+    assert found["with_aug_scores_mean"] == pytest.approx(100 * improvement_over_random(augmented, random))
+    assert found["without_aug_scores_mean"] == pytest.approx(100 * improvement_over_random(plain, random_plain))
 
 
 def test_what_the_settings_say_does_not_run(work: Path) -> None:
@@ -119,5 +177,5 @@ def test_what_the_settings_say_does_not_run(work: Path) -> None:
     soft = LabelRobustScoreSoft(short(soft_label_mode="S"))
     with pytest.raises((UnboundLocalError, AttributeError)):
         soft.compute_metrics(
-            image_tensor=torch.load("set/images.pt"), soft_labels=torch.zeros(2 * CLASSES, CLASSES), syn_lr=0.01
+            image_tensor=torch.load("set/images.pt"), soft_labels=torch.zeros(PER_CLASS * CLASSES, CLASSES), syn_lr=0.01
         )
