@@ -14,29 +14,41 @@ from pathlib import Path
 from ddfast import _env
 from ddfast._cli.answer import Answer, coloured
 from ddfast._cli.commands import make_parser
-from ddfast._cli.errors import USER_ERRORS, describe_error
+from ddfast._cli.errors import describe_error, user_errors
+from ddfast._printable import printable
 from ddfast.runs.preemption import Preempted, preemptible
 
 _CLOSED = 141  # as other programs end whose reader is gone (SIGPIPE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns the exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 ended by SIGTERM).
+    """Runs the command; returns the exit code.
 
-    SIGUSR1 and SIGUSR2, with which launchers warn of the end, count as SIGTERM does (exit codes 138 and 140).
+    0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 nobody reads the output any more, 143 ended by SIGTERM.
+    SIGUSR1 and SIGUSR2, with which launchers warn of the end, count as SIGTERM does (138 and 140).
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be valid Unicode
+    code = 0
     try:
         try:
-            return _run(words)
+            code = _run(words)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # such as ddfast info | head -1
         _drop_output()
         return _CLOSED
+    except OSError as error:  # such as a full disk
+        if "--traceback" in words or _env.debug():
+            raise
+        _drop_output()
+        if not code:  # else it was told already
+            _tell_error(f"standard output: {error.strerror or error}")
+        return code or 1
+    return code
 
 
 def _run(words: list[str]) -> int:
@@ -56,11 +68,27 @@ def _run(words: list[str]) -> int:
     except Preempted as stop:
         print(f"\nstopped by {stop}{_how_to_go_on(arguments)}", file=sys.stderr)
         return stop.exit_code
-    except USER_ERRORS as error:
+    except user_errors() as error:
         if "--traceback" in words or _env.debug() or (isinstance(error, BrokenPipeError) and _output_closed()):
             raise
-        print(f"{coloured('ddfast: error:', '1;31')} {describe_error(error)}", file=sys.stderr)
+        _tell_error(describe_error(error))
         return 1
+
+
+def _tell_error(text: str) -> None:
+    print(f"{coloured('ddfast: error:', '1;31')} {text}", file=sys.stderr)
+
+
+def _open_streams() -> None:
+    """A stream that the caller has closed (``>&-``) leads nowhere, for helper processes too.
+
+    In this order each gets its own number back, which a file of the run would get otherwise.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 @contextlib.contextmanager
@@ -69,7 +97,7 @@ def _plain_warnings() -> Iterator[None]:
     before = warnings.formatwarning
 
     def plain(message: Warning | str, *_: object, **__: object) -> str:
-        return f"{coloured('ddfast: warning:', '1;33')} {message}\n"
+        return f"{coloured('ddfast: warning:', '1;33')} {printable(message)}\n"
 
     warnings.formatwarning = plain
     try:

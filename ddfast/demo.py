@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from ddfast.methods.rded.config import RDEDConfig
 from ddfast.methods.rded.quick_observer import train_observer, whole_images
 from ddfast.nets.observers import Observer
 from ddfast.runs import RunError, atomic_write_bytes, seeds
+from ddfast.runs.folder import make_folder
 from ddfast.store import DistilledSet, contact_sheet_png
 from ddfast.train import accuracy, train_student
 from ddfast.train.demo_recipe import STUDENT, small_convnet
@@ -48,14 +50,20 @@ def run_demo(out: Path, *, seed: int = 0, overwrite: bool = False, quiet: bool =
     Trains a small observer on 4,000 digits, keeps by RDED (Sun et al., CVPR 2024) ten crops a class, learns by DM (Zhao
     and Bilen, WACV 2023) one image a class, then trains fresh students on both sets and on random subsets of the same
     sizes, by the same recipe (at ten a class also with the observer's soft labels), and tests them on 1,000 digits.
-    Writes the sets (``distilled``, ``learned``), their contact sheet and ``results.json`` to ``out``.
+    Writes the sets (``distilled``, ``learned``), their contact sheet and ``results.json`` to ``out``; says on standard
+    error how far it is, and prints its table.
+
+    Raises:
+        RunError: ``out`` holds an earlier demo and ``overwrite`` is not set, or it is a file.
+        OSError: it cannot be made.
     """
     began = time.perf_counter()
+    make_folder(out)
     if (out / "distilled").exists() and not overwrite:
         raise RunError(f"{out}: holds an earlier demo; give --overwrite, or another folder with --out")
     source, test = open_source("mnist5k"), open_source("mnist5k:test")
     config = RDEDConfig(ipc=IPC, factor=1, size=SIZE, seed=seed, observer="train:conv3")
-    say = _nothing if quiet else print
+    say = _nothing if quiet else _say
     say("1. observer")
     observer = train_observer("conv3", source, config, RunOptions(quiet=quiet))
     test_images, test_labels = whole_images(test, SIZE, 10**6)
@@ -80,6 +88,10 @@ def run_demo(out: Path, *, seed: int = 0, overwrite: bool = False, quiet: bool =
     print("\n".join(row.text() for row in rows))
     print(f"\n{out / 'contact_sheet.png'} shows both sets ({time.perf_counter() - began:.0f} s in all)")
     return rows
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _nothing(text: str) -> None:

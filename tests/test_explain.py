@@ -204,7 +204,7 @@ def test_what_comes_from_outside_is_printed_without_commands_for_terminals(tmp_p
         tmp_path / "set", method="\x07", observer=observer, distribution={"storage": "fp16", "blocks": blocks}
     )
     text = explain(folder).text()
-    assert "x?[2J" in text
+    assert "x\\x1b[2J" in text
     assert "\x1b" not in text
     assert "\x07" not in text
 

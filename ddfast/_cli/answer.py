@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from ddfast._printable import printable
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -20,11 +22,20 @@ class Answer:
     code: int = 0
 
     def say(self, *, as_json: bool) -> int:
-        """Writes text or document to standard output; returns the exit code."""
-        if as_json:
-            print(json.dumps(plain(self.document), allow_nan=False, default=str))
-        elif self.text:
-            print(self.text)
+        """Writes text or document to standard output; returns the exit code.
+
+        Raises:
+            OSError: it cannot be written, such as to a full disk.
+        """
+        # the text has names of classes and files
+        text = json.dumps(plain(self.document), allow_nan=False, default=str) if as_json else printable(self.text)
+        try:
+            if text:
+                print(text, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from None
         return self.code
 
 
@@ -45,5 +56,6 @@ def coloured(text: str, code: str, stream: TextIO | None = None) -> str:
     ``NO_COLOR`` turns colours off, ``FORCE_COLOR`` on elsewhere too; the first wins.
     """
     target = sys.stderr if stream is None else stream
-    wanted = bool(os.environ.get("FORCE_COLOR")) or (target.isatty() and os.environ.get("TERM") != "dumb")
+    terminal = target is not None and target.isatty() and os.environ.get("TERM") != "dumb"
+    wanted = terminal or bool(os.environ.get("FORCE_COLOR"))
     return f"\x1b[{code}m{text}\x1b[0m" if wanted and not os.environ.get("NO_COLOR") else text

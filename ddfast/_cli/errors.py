@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-import pickle
 import re
+import sys
 
 from ddfast._cli.parser import closest
+from ddfast._printable import printable
 
-# What users' data, settings and machines lead to. Others (KeyError, AttributeError ...) are mistakes of the program and
-# show where they happened.
-USER_ERRORS = (
-    ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError, EOFError,
-    pickle.PickleError,
-)  # fmt: skip
+_BUILT_IN = (ValueError, TypeError, ArithmeticError, OSError, RuntimeError, ImportError, MemoryError, EOFError)
+# by module, of which none is loaded for this: damaged files, and programs and servers that fail
+_OTHERS = {
+    "pickle": ("PickleError",),
+    "zipfile": ("BadZipFile", "LargeZipFile"),
+    "zlib": ("error",),
+    "lzma": ("LZMAError",),
+    "tarfile": ("TarError",),
+    "struct": ("error",),
+    "safetensors": ("SafetensorError",),
+    "PIL.Image": ("DecompressionBombError",),
+    "subprocess": ("SubprocessError",),
+    "http.client": ("HTTPException",),
+}
 _ASKED = re.compile(r"got '([^']+)'")
 _UNKNOWN = re.compile(r"(?:no|unknown) (?:option|setting) '([^']+)'")
 _LISTED = re.compile(r"(?:expected|settings:|options:|built in:)(.*)", re.DOTALL)
 _MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
+def user_errors() -> tuple[type[BaseException], ...]:
+    """What users' data, settings and machines lead to.
+
+    Others (KeyError, AttributeError ...) are mistakes of the program and show where they happened.
+    """
+    loaded = ((sys.modules[module], names) for module, names in _OTHERS.items() if module in sys.modules)
+    return (*_BUILT_IN, *(getattr(module, name) for module, names in loaded for name in names))
+
+
 def describe_error(error: BaseException) -> str:
     """The message of an error, with the name that was probably meant, or what helps against a lack of memory."""
     text = _text(error)
-    return text + _hint(error, text)
+    return printable(text + _hint(error, text))
 
 
 def _text(error: BaseException) -> str:

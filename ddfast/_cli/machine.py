@@ -92,7 +92,8 @@ def _info(arguments: argparse.Namespace) -> Answer:
 def _bench(arguments: argparse.Namespace) -> Answer:
     from ddfast.bench.run import run_bench
 
-    code = run_bench(arguments.out, quick=arguments.quick, device=arguments.device)  # prints its table itself
+    # prints its table itself
+    code = run_bench(arguments.out, quick=arguments.quick, device=arguments.device, quiet=arguments.quiet)
     return Answer("", json.loads((arguments.out / "bench.json").read_text()) if arguments.json else None, code)
 
 
@@ -100,9 +101,7 @@ def _demo(arguments: argparse.Namespace) -> Answer:
     from ddfast.demo import run_demo
 
     # prints its table itself
-    run_demo(
-        arguments.out, seed=arguments.seed, overwrite=arguments.overwrite, quiet=arguments.quiet
-    )  # prints its table
+    run_demo(arguments.out, seed=arguments.seed, overwrite=arguments.overwrite, quiet=arguments.quiet)
     return Answer("", json.loads((arguments.out / "results.json").read_text()))
 
 

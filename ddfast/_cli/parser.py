@@ -9,9 +9,11 @@ import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from ddfast._printable import printable
+
 EXIT_CODES = (
-    "exit codes: 0 done, 1 failed (the message says why and what to do), 2 wrong usage, 130 Ctrl-C, 143 SIGTERM\n"
-    "(138 and 140: SIGUSR1 and SIGUSR2, with which launchers warn of the end)"
+    "exit codes: 0 done, 1 failed (the message says why and what to do), 2 wrong usage, 130 Ctrl-C, 141 nobody\n"
+    "reads the output any more, 143 SIGTERM (138 and 140: SIGUSR1 and SIGUSR2, with which launchers warn of the end)"
 )
 
 _LONGEST_USAGE = 6  # lines
@@ -42,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         usage = self.format_usage()
         if usage.count("\n") > _LONGEST_USAGE:  # of dozens of options
             usage = f"usage: {self.prog} [options]\n"
-        self.exit(2, f"{usage}{self.prog}: error: {message}\n(see {self.prog} --help)\n")
+        self.exit(2, f"{usage}{self.prog}: error: {printable(message)}\n(see {self.prog} --help)\n")
 
 
 def _meant(words: Iterable[str], known: Iterable[str]) -> str:

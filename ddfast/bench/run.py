@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ddfast.bench.results import Result, wrong
 from ddfast.bench.table import describe, table
 from ddfast.bench.timing import cpu_turns, cuda_turns, one_thread
 from ddfast.runs import atomic_write_bytes
+from ddfast.runs.folder import make_folder
 
 BUDGET, QUICK_BUDGET = 5.0, 0.4  # seconds of timed rounds a case
 _ERRORS = (ValueError, TypeError, RuntimeError, OSError, ImportError, NotImplementedError)
@@ -57,47 +59,49 @@ class Bench:
         return path
 
 
-def run_bench(out: Path, *, quick: bool = False, device: str = "auto", as_json: bool = False) -> int:
+def run_bench(out: Path, *, quick: bool = False, device: str = "auto", quiet: bool = False) -> int:
     """Checks and measures every case, prints a table and writes ``bench.json`` and ``bench.png`` to ``out``.
 
     Args:
         out: folder, made if it is not there; an earlier result in it is replaced.
         quick: fewer items and rounds, under half a minute; for a look, not for figures to quote.
         device: ``cpu``, ``cuda``, or ``auto``: the CPU, and the GPU where there is one.
-        as_json: print the content of ``bench.json`` instead of the table.
+        quiet: say nothing on standard error.
 
     Returns:
         0, or 1 when a case gave a wrong result or could not be run.
 
     Raises:
         ValueError: unknown device, or CUDA asked for where there is none.
+        OSError, RunError: ``out`` cannot be a folder.
     """
     devices, began = _devices(device), time.perf_counter()
-    bench = Bench(out, quick)
-    _say(describe(machine.describe(), machine.versions()))
+    make_folder(out)
+    bench, say = Bench(out, quick), _nothing if quiet else _say
+    say(describe(machine.describe(), machine.versions()))
     if (load := os.getloadavg()[0]) > _machine.cores() / 2:
-        _say(f"this machine is busy (load {load:.1f}): the wall time of RDED suffers, CPU times hardly")
+        say(f"this machine is busy (load {load:.1f}): the wall time of RDED suffers, CPU times hardly")
     planned = [spec for name in devices for spec in specs(name)]
     try:
-        _measure(bench, planned, devices)
+        _measure(bench, planned, devices, say)
     except KeyboardInterrupt:
         print(table(bench.results))
         _say(f"interrupted: {len(bench.results)} of {len(planned)} cases are in {bench.save()}")
         raise
     path = bench.save(finished=True)
-    print(json.dumps(_plain(bench.document(True)), indent=1) if as_json else table(bench.results))
-    _say(f"wrote {path}{_draw(bench)} ({time.perf_counter() - began:.0f} s in all)")
+    print(table(bench.results))
+    say(f"wrote {path}{_draw(bench)} ({time.perf_counter() - began:.0f} s in all)")
     return int(any(result.failed for result in bench.results))
 
 
-def _measure(bench: Bench, planned: list[Spec], devices: list[str]) -> None:
-    _say(f"[0/{len(planned)}] ceilings: matrix products, copies, JPEG decoding")
+def _measure(bench: Bench, planned: list[Spec], devices: list[str], say: Callable[[str], None]) -> None:
+    say(f"[0/{len(planned)}] ceilings: matrix products, copies, JPEG decoding")
     found = asdict(ceilings.measure())
     bench.ceilings = {**found, "gpu": ceilings.gpu_ceilings() if "cuda" in devices else None}
     bench.save()
     with tempfile.TemporaryDirectory(prefix="ddfast-bench-") as folder:
         for number, spec in enumerate(planned, 1):
-            _say(f"[{number}/{len(planned)}] {spec.name} on {spec.device}: checked, then measured")
+            say(f"[{number}/{len(planned)}] {spec.name} on {spec.device}: checked, then measured")
             seconds = QUICK_BUDGET if bench.quick else BUDGET
             setting = Setting(bench.quick, seconds, Path(folder), spec.device)
             bench.results.append(measure_case(spec, setting, bench.ceilings))
@@ -170,3 +174,7 @@ def _plain(value: Any) -> Any:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _nothing(text: str) -> None:
+    return None

@@ -6,6 +6,7 @@ import pickle
 import signal
 import sys
 
+from ddfast._printable import printable
 from ddfast.evaluation.plan import Plan
 from ddfast.evaluation.runner import OUTPUTS, work
 from ddfast.runs import Preempted, open_ledger, preemptible
@@ -33,5 +34,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except (ArithmeticError, ValueError, OSError, RuntimeError) as error:
-        print(f"ddfast: helper: {error}", file=sys.stderr)
+        print(f"ddfast: helper: {printable(error)}", file=sys.stderr)
         raise SystemExit(1) from None

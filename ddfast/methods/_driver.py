@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ddfast._printable import printable
 from ddfast._tensor_files import read_torch
 from ddfast.data import Source, require_images
 from ddfast.methods._matching_config import MatchingConfig
@@ -184,7 +185,7 @@ class _Run:
 def show_timings(timings: Timings, title: str, options: RunOptions) -> None:
     """Says on standard error where the time went."""
     if not options.quiet:
-        print("\n".join(timings.lines(title)), file=sys.stderr)
+        print(printable("\n".join(timings.lines(title))), file=sys.stderr)
 
 
 def loss_curve(losses: Sequence[float]) -> list[float]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ddfast._outside import read_json
+from ddfast._printable import printable
 from ddfast.runs.atomic import RunError, atomic_write_bytes
 
 _LONGEST = 2000  # characters of an error's text
@@ -57,17 +58,16 @@ class Failure:
         try:
             content = read_json(path, MAX_STATE_BYTES)
             return cls(
-                str(content["task"]), int(content["attempt"]), printable(content["error"]),
-                printable(content["where"]), printable(content["owner"]), float(content["when"]),
-                float(content["seconds"]),
+                str(content["task"]), int(content["attempt"]), brief(content["error"]), brief(content["where"]),
+                brief(content["owner"]), float(content["when"]), float(content["seconds"]),
             )  # fmt: skip
         except (OSError, ValueError, TypeError, KeyError):
             return None
 
 
-def printable(text: object) -> str:
-    """Text of a state file for people, cut short and without what a terminal takes for commands."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else "?" for sign in str(text)[:_LONGEST])
+def brief(text: object) -> str:
+    """Text of a state file for people, cut short."""
+    return printable(str(text)[:_LONGEST])
 
 
 def failure_path(folder: Path, task: str, attempt: int) -> Path:

@@ -33,6 +33,20 @@ def is_empty(root: Path) -> bool:
     return not root.exists() or all(entry.name.startswith(TEMPORARY_PREFIX) for entry in root.iterdir())
 
 
+def make_folder(root: Path) -> None:
+    """Make ``root`` and the folders above it, before any long work whose results go there.
+
+    Raises:
+        RunError: ``root`` or one above it is a file.
+        OSError: it cannot be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next((each for each in (root, *root.parents) if each.exists()), root)
+        raise RunError(f"{file}: is a file, expected a folder (or nothing) to write to") from None
+
+
 def read_marker(root: Path) -> dict[str, Any] | None:
     """The contents of ``run.json`` or ``manifest.json`` if it is ddfast's own (its ``format`` says so), else None."""
     for name in _MARKERS:

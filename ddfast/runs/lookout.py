@@ -27,7 +27,7 @@ from ddfast._outside import read_json
 from ddfast._temporary import TEMPORARY_PREFIX
 from ddfast.runs import description, folder
 from ddfast.runs.atomic import RunError
-from ddfast.runs.failure import Failure, printable
+from ddfast.runs.failure import Failure, brief
 from ddfast.runs.lease import CLOCK_SKEW, DEFAULT_EXPIRY, read_owner
 from ddfast.runs.overview import LedgerView, Overview, TaskView
 
@@ -71,7 +71,7 @@ class Lookout:
             tasks = self._tasks(path, run["tasks"])  # it was finished between two of our looks
         name = path.relative_to(self.root).as_posix()
         rate, eta = _pace(tasks)
-        return LedgerView("" if name == "." else name, printable(run["config"].get("method", "")), tasks, rate, eta)
+        return LedgerView("" if name == "." else name, brief(run["config"].get("method", "")), tasks, rate, eta)
 
     def _tasks(self, path: Path, ids: list[str]) -> tuple[TaskView, ...]:
         files = _Files.of(path / folder.TASKS_FOLDER)
@@ -201,7 +201,7 @@ def _done(path: str) -> tuple[str, float] | None:
     try:
         content = read_json(path)
         seconds = float(content["seconds"])
-        return (printable(content["owner"]), seconds) if 0 <= seconds < math.inf else None
+        return (brief(content["owner"]), seconds) if 0 <= seconds < math.inf else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TextIO
 
+from ddfast._printable import printable
+
 _WINDOW = 60.0
 # no time left is told before this share is done and these seconds passed; after the last number it always is
 _EARLY_SHARE, _EARLY, _LATE = 0.05, 5.0, 300.0
@@ -73,8 +75,8 @@ class Progress:
         self.total = total
         self.done = self._first = done
         self._unit = unit
-        self._title = title
-        self._stream = sys.stderr if stream is None else stream
+        self._title = printable(title, lines=False)
+        self._stream = target = sys.stderr if stream is None else stream
         self._interval = interval
         self._callback = callback
         self._clock = clock
@@ -83,11 +85,11 @@ class Progress:
         self._samples: deque[tuple[float, int]] = deque([(self._began, done)])
         self._message = ""
         if mode == "auto":
-            mode = "bar" if self._stream.isatty() and os.environ.get("TERM") != "dumb" else "lines"
-        self._mode = mode
+            mode = "bar" if target is not None and target.isatty() and os.environ.get("TERM") != "dumb" else "lines"
+        self._mode = mode = "quiet" if target is None else mode  # a program without standard error
         self._bar = self._make_bar() if mode == "bar" else None
         if mode == "lines" and title and done < total:  # the first of them may take minutes
-            print(f"{title}: {done}/{total} {unit} done", file=self._stream, flush=True)
+            print(f"{self._title}: {done}/{total} {unit} done", file=self._stream, flush=True)
 
     def update(self, count: int = 1, message: str = "") -> None:
         """Add ``count`` to the work done.
@@ -101,7 +103,7 @@ class Progress:
         now = self._clock()
         self._remember(now)
         if self._bar is not None:
-            self._bar.set_postfix_str(message, refresh=False)
+            self._bar.set_postfix_str(printable(message, lines=False), refresh=False)
             self._bar.update(count)
         elif self._mode == "lines" and now - self._last_line >= self._interval:
             self._print_line(now)
@@ -125,9 +127,9 @@ class Progress:
     def write(self, text: str) -> None:
         """Print a line without tearing the bar; nothing in quiet mode."""
         if self._bar is not None:
-            self._bar.write(text, file=self._stream)
+            self._bar.write(printable(text), file=self._stream)
         elif self._mode == "lines":
-            print(text, file=self._stream, flush=True)
+            print(printable(text), file=self._stream, flush=True)
 
     def close(self) -> None:
         """Show the last state and stop."""
@@ -164,7 +166,8 @@ class Progress:
 
     def _print_line(self, now: float) -> None:
         self._last_line = now
-        print(format_event(self.event(), unit=self._unit, title=self._title), file=self._stream, flush=True)
+        line = format_event(self.event(), unit=self._unit, title=self._title)
+        print(printable(line, lines=False), file=self._stream, flush=True)
 
 
 def format_event(event: ProgressEvent, *, unit: str = "items", title: str = "") -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ddfast._printable import printable
 from ddfast.runs.atomic import RunError
 from ddfast.runs.folder import RUN_FILE
 from ddfast.runs.lookout import Lookout
@@ -58,6 +59,6 @@ def teller(quiet: bool) -> Callable[[str], None]:
 
     def tell(text: str) -> None:
         if not quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     return tell

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from ddfast.runs.overview import STATES, LedgerView, Overview, TaskView, WorkerV
 from ddfast.runs.progress import format_seconds
 
 _LISTED = 10  # workers, failures and expired tasks named in the short form
+_DAY = 86400
 
 
 def describe_overview(overview: Overview, *, tasks: bool = False) -> str:
@@ -42,19 +44,28 @@ def watch(
     *,
     seconds: float = 5.0,
     stream: TextIO | None = None,
+    clear: bool = True,
 ) -> None:
-    """Print the overview every ``seconds`` until every task is done; a terminal is cleared in between.
+    """Print the overview every ``seconds`` until every task is done.
+
+    Args:
+        lookout: looks at the run.
+        show: the text of what it sees.
+        seconds: between two looks.
+        stream: where to write; None for standard output.
+        clear: whether a terminal is cleared in between (one that can be: not with TERM=dumb).
 
     Raises:
-        ValueError: ``seconds`` is not positive.
+        ValueError: ``seconds`` is not above 0, or more than a day.
         RunError: as `Lookout.look`.
     """
-    if not seconds > 0:
-        raise ValueError(f"seconds: got {seconds!r}, expected a positive number")
+    if not 0 < seconds <= _DAY:
+        raise ValueError(f"seconds: got {seconds!r}, expected a number above 0 and up to {_DAY} (a day)")
     out = sys.stdout if stream is None else stream
+    before = "\x1b[2J\x1b[H" if clear and out.isatty() and os.environ.get("TERM") != "dumb" else ""
     while True:
         overview = lookout.look()
-        print(("\x1b[2J\x1b[H" if out.isatty() else "") + show(overview), file=out, flush=True)
+        print(before + show(overview), file=out, flush=True)
         if overview.finished():
             return
         time.sleep(seconds)

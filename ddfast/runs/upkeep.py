@@ -47,8 +47,13 @@ def retry(
         The names of the tasks.
 
     Raises:
+        ValueError: ``task`` and ``verify`` together.
         RunError: no such run or task, or a worker is at it.
     """
+    if task is not None and verify:
+        raise ValueError(
+            f"verify: got it with task {task!r}, which is freed whatever its files are; give one of the two"
+        )
     overview = Lookout(root, expiry, clock_skew).look()
     known = {
         qualified(ledger.name, view.task): (ledger.name, view) for ledger in overview.ledgers for view in ledger.tasks

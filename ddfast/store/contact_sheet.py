@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ddfast._printable import printable
+
 if TYPE_CHECKING:
     from ddfast.store.distilled import DistilledSet
 
@@ -123,7 +125,7 @@ def _default_caption(distilled: DistilledSet) -> str:
         f"{len(distilled.class_names)} classes",
         f"{distilled.ipc} {'image' if distilled.ipc == 1 else 'images'} per class",
     ]
-    return _printable(", ".join(str(part) for part in [*parts, f"{height} x {width}"] if part))
+    return printable(", ".join(str(part) for part in [*parts, f"{height} x {width}"] if part), lines=False)
 
 
 def _by_class(labels: Tensor, classes: int) -> list[list[int]]:
@@ -160,7 +162,7 @@ def _note(by_class: list[list[int]], shown: list[int], max_images: int) -> str:
 def _draw_headings(draw: ImageDraw.ImageDraw, caption: str, note: str) -> None:
     y = _MARGIN
     if caption:
-        draw.text((_MARGIN, y), _printable(caption), fill=_INK, font=_font(_CAPTION_SIZE))
+        draw.text((_MARGIN, y), printable(caption, lines=False), fill=_INK, font=_font(_CAPTION_SIZE))
         y += _CAPTION_SIZE + 8
     if note:
         draw.text((_MARGIN, y), note, fill=_FAINT, font=_font(_NOTE_SIZE))
@@ -176,7 +178,7 @@ def _paste(sheet: Image.Image, pixels: np.ndarray, x: int, y: int, side: int) ->
 
 
 def _fit_names(names: Sequence[str]) -> list[str]:
-    return [_shorten(_printable(name), _NAME_SIZE, _MAX_NAME_WIDTH) for name in names]
+    return [_shorten(printable(name, lines=False), _NAME_SIZE, _MAX_NAME_WIDTH) for name in names]
 
 
 def _shorten(text: str, size: int, limit: int) -> str:
@@ -185,10 +187,6 @@ def _shorten(text: str, size: int, limit: int) -> str:
     while text and _width(text + "...", size) > limit:
         text = text[:-1]
     return text.rstrip() + "..."
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _width(text: str, size: int) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ddfast._printable import printable
+
 _WIDTH, _LINE = 10, 110  # of topics, of lines
 
 
@@ -59,7 +61,7 @@ class Explanation:
             if lines:
                 parts += ["", title, *(f"  - {line}" for line in lines)]
         # names come from outside: without what a terminal takes for commands
-        return "\n".join("".join(sign if sign.isprintable() else "?" for sign in line) for line in parts)
+        return "\n".join(printable(line, lines=False) for line in parts)
 
 
 def _paragraph(topic: str, text: str) -> list[str]:

@@ -18,6 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ddfast._printable import printable
 from ddfast.data import Source, require_images
 from ddfast.methods._driver import CHECKPOINT, EXPERTS, require_classes, show_timings
 from ddfast.methods._options import RunOptions
@@ -304,4 +305,4 @@ class _Run:
         if not self.only:
             raise RunError(f"{self.out}: cannot merge, block {which} is missing: {help_text}")
         if not self.options.quiet:
-            print(f"{self.out}: block {which} is missing still; {help_text}", file=sys.stderr)
+            print(printable(f"{self.out}: block {which} is missing still; {help_text}"), file=sys.stderr)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ddfast._printable import printable
 from ddfast.data.space import Space
 from ddfast.store import DistilledSet, contact_sheet, contact_sheet_png
 from ddfast.train.latent.distribution import Distribution, LatentBlock
@@ -72,7 +73,7 @@ def between_png(distribution: Distribution, space: Space, class_names: tuple[str
     sheet.paste(picture, (0, _LINE))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_LINE * 2 // 3)
     for place, row in enumerate(corners):
-        name = "".join(letter if letter.isprintable() else " " for letter in class_names[int(block.labels[row])])
+        name = printable(class_names[int(block.labels[row])], lines=False)
         left, top = place % 2 * sheet.width, place // 2 * (sheet.height - _LINE) + _LINE // 2
         draw.text((left - 4 if left else 4, top), name[:40], (32, 32, 32), font, "rm" if left else "lm")
     return _encoded(sheet)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from ddfast._printable import printable
 from ddfast.data import DecodeError, Source, decode_image
 from ddfast.methods._options import RunOptions
 from ddfast.methods.rded.config import RDEDConfig
@@ -112,7 +113,7 @@ class Report:
 
     def show(self, out: Path, classes: int) -> None:
         """Prints the report to standard error."""
-        print("\n".join(self.lines(out, classes)), file=sys.stderr)
+        print(printable("\n".join(self.lines(out, classes))), file=sys.stderr)
 
     def _limit(self, stage: str, seconds: float) -> str:
         if stage == "waiting for crops" and self.decode_seconds:
