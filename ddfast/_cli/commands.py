@@ -15,7 +15,7 @@ _EXAMPLES = """examples:
   ddfast distill rded --preset smoke --data mnist5k --out smoke
   ddfast explain smoke
   ddfast evaluate smoke --preset smoke
-  ddfast distill rded --data imagenet/train --observer resnet18 --weights resnet18.pth --ipc 10 --out rded_in1k
+  ddfast distill rded --data imagenet:train --observer resnet18 --weights resnet18.pth --ipc 10 --out rded_in1k
   ddfast status rded_in1k --watch
 Every command has more of its own: ddfast COMMAND --help
 

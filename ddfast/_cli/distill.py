@@ -32,7 +32,7 @@ _MORE = {
     "idc": f"--data {_CIFAR} --ipc 10 --formation 2 --out idc10",
     "mtt": f"--data {_CIFAR} --ipc 1 --soft-labels --out mtt1",
     "pdd": f"--data {_CIFAR} --base mtt --stages 5 --ipc-per-stage 2 --out pdd10",
-    "rded": "--data imagenet/train --observer resnet18 --weights resnet18.pth --ipc 10 --out rded_in1k",
+    "rded": "--data imagenet:train --observer resnet18 --weights resnet18.pth --ipc 10 --out rded_in1k",
 }
 
 

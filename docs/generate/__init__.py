@@ -15,6 +15,7 @@ from docs.generate import commands, included, json_keys, measured, reproduced, s
 PARTS: dict[str, Callable[..., str]] = {
     "changelog": included.changelog,
     "commands": commands.every,
+    "demo": reproduced.demo,
     "deprecation": included.deprecation,
     "examples": included.examples,
     "json-keys": json_keys.json_keys,

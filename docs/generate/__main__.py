@@ -9,8 +9,9 @@ from docs.generate import rewrite
 
 
 def main() -> int:
-    """All pages; prints those that changed."""
-    for page in sorted(Path(__file__).resolve().parents[1].rglob("*.md")):
+    """README and all pages; prints those that changed."""
+    home = Path(__file__).resolve().parents[2]
+    for page in (home / "README.md", *sorted((home / "docs").rglob("*.md"))):
         old = page.read_text(encoding="utf-8")
         if (new := rewrite(old)) != old:
             page.write_text(new, encoding="utf-8")

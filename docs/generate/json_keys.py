@@ -16,7 +16,7 @@ _REPORT = {
 # command -> key -> what it is; keys are never removed but through the deprecation policy, others may come
 KEYS: dict[str, dict[str, str]] = {
     "distill": {
-        "out": "the folder", "finished": "false for a part by choice (`--only-blocks` of `d3`), which has no further keys",
+        "out": "the folder", "finished": "false for `--only-blocks` of `d3`, which has no further keys",
         "images": "how many", "manifest": "the content of `manifest.json`",
     },
     "distill --launcher": {"out": "the folder", "logs": "of the workers", "jobs": "their ids"},

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.fuzz.fuzz_targets import VIEW
 from tests.train.label_helpers import teacher, tiny_set
 
 _API = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+_ABOUT = ("name", "commit", "threads", "versions")  # of a committed result, beside what the command writes
 _SHOWN = {
     name for name in re.findall(r"^::: (\S+)|^      heading: (\S+)$", _API, re.MULTILINE) for name in name if name
 }
@@ -82,7 +84,18 @@ def test_documents_that_take_long_to_make_have_the_keys_that_are_listed(tmp_path
         if "about" in document:
             _compare("reproduce", document)
         if path.stem == "demo":
-            _compare("demo", {key: value for key, value in document.items() if key not in ("name", "versions")})
+            _compare("demo", {key: value for key, value in document.items() if key not in _ABOUT})
+
+
+def test_what_the_readme_says_of_the_demo_holds() -> None:
+    demo = json.loads((ROOT / "benchmarks/reproduced/demo.json").read_text(encoding="utf-8"))
+    found = {(row["images"], row["labels"]): mean(row["top1"]) for row in demo["students"]}
+    assert found["1 a class, learned by DM", "hard labels"] > found["1 a class, random pictures", "hard labels"] + 10
+    hard, soft = (
+        found["10 a class, random pictures", labels] - found["10 a class, crops by RDED", labels]
+        for labels in ("hard labels", "soft labels")
+    )
+    assert hard > 5 > soft > 0
 
 
 def _compare(command: str, document: dict[str, Any]) -> None:
