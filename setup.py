@@ -1,7 +1,7 @@
 """Builds the torch-free native modules: ddfast._cpu on x86-64 Linux, ddfast._cuda when nvcc is there and wanted.
 
-Environment: DDFAST_CPU=auto|portable|0, DDFAST_CUDA=auto|1|0, DDFAST_CUDA_ARCHS (default: those of
-"80;86;89;90;100;120" that nvcc knows), DDFAST_CUDA_HOME, MAX_JOBS. With DDFAST_CUDA=auto a CUDA module that does not
+Environment: DDFAST_CPU=auto|portable|0, DDFAST_CUDA=auto|1|0, DDFAST_CUDA_ARCHS (numbers without a dot; default: those
+of "80;86;89;90;100;120" that nvcc knows), DDFAST_CUDA_HOME, MAX_JOBS. With DDFAST_CUDA=auto a CUDA module that does not
 compile is left out with a warning. Elsewhere than on x86-64 Linux DDFAST_CPU=auto builds nothing, needs no compiler,
 and gives a wheel of Python alone, whose ops run on the plain-torch reference; DDFAST_CPU=portable compiles the same
 kernels as plain C++ for any 64-bit processor.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -45,6 +46,12 @@ CXX_FLAGS = [
     "-Wextra",
 ]
 CUDA_ARCHS = ("80", "86", "89", "90", "100", "120")
+WANTED_ARCHS = [arch.strip() for arch in os.environ.get("DDFAST_CUDA_ARCHS", "").split(";") if arch.strip()]
+if not all(re.fullmatch(r"\d{2,3}[af]?", arch) for arch in WANTED_ARCHS):
+    raise SystemExit(
+        f"DDFAST_CUDA_ARCHS={os.environ['DDFAST_CUDA_ARCHS']!r}: expected numbers without a dot and semicolons "
+        "between them, such as 80;90"
+    )
 
 
 def sources(pattern: str) -> list[str]:
@@ -67,9 +74,8 @@ NVCC = find_nvcc()
 
 def cuda_archs() -> list[str]:
     """DDFAST_CUDA_ARCHS as given; else the usual ones that this nvcc knows (100 and 120 came with CUDA 12.8)."""
-    wanted = os.environ.get("DDFAST_CUDA_ARCHS")
-    if wanted:
-        return wanted.split(";")
+    if WANTED_ARCHS:
+        return WANTED_ARCHS
     try:
         listed = subprocess.run([str(NVCC), "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:

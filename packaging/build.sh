@@ -15,15 +15,17 @@ mkdir "$scratch/tree"
 git ls-files -z | tar --null --files-from - -c | tar -x -C "$scratch/tree"
 
 build=("$scratch/tools/bin/python" -m build)
-"${build[@]}" --sdist --outdir "$out" "$scratch/tree" >"$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
+new=$scratch/new  # of this version alone, whatever OUT holds
+"${build[@]}" --sdist --outdir "$new" "$scratch/tree" >"$scratch/log" 2>&1 || { cat "$scratch/log"; exit 1; }
 mkdir "$scratch/sdist"
-tar -x -z -C "$scratch/sdist" --strip-components 1 -f "$out"/ddfast-*.tar.gz
+tar -x -z -C "$scratch/sdist" --strip-components 1 -f "$new"/ddfast-*.tar.gz
 for cpu in auto 0; do
-  DDFAST_CPU=$cpu DDFAST_CUDA=0 "${build[@]}" --wheel --outdir "$out" "$scratch/sdist" >"$scratch/log" 2>&1 ||
+  DDFAST_CPU=$cpu DDFAST_CUDA=0 "${build[@]}" --wheel --outdir "$new" "$scratch/sdist" >"$scratch/log" 2>&1 ||
     { cat "$scratch/log"; exit 1; }
   rm -rf "$scratch/sdist/build"
 done
-"$python" packaging/check_dist.py "$out"/*
-for wheel in "$out"/*-linux_x86_64.whl; do
+"$python" packaging/check_dist.py "$new"/*
+for wheel in "$new"/*-linux_x86_64.whl; do
   [ ! -e "$wheel" ] || "$scratch/tools/bin/auditwheel" show "$wheel"
 done
+mv "$new"/* "$out"

@@ -18,7 +18,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ("ddfast/py.typed", "ddfast/nets/imagenet_wnids.txt", "ddfast/evaluation/style.css")
-IN_SDIST = ("pyproject.toml", "setup.py", "LICENSE", "README.md", "CHANGELOG.md", "tests/conftest.py", *DATA)
+# The last line is what tests import and read.
+IN_SDIST = (
+    "pyproject.toml", "setup.py", "LICENSE", "README.md", "CHANGELOG.md", "tests/conftest.py", *DATA,
+    "mkdocs.yml", "docs/generate/commands.py", "examples/run_all.py", ".ci/run",
+    ".github/ISSUE_TEMPLATE/bug_report.yml",
+)  # fmt: skip
 LARGEST_FILE = 200_000  # bytes; kernels excepted
 LARGEST = {"wheel": 5_000_000, "sdist": 3_000_000}
 # The libraries that manylinux expects on every system; nothing of torch, CUDA or OpenMP.

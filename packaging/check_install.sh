@@ -4,6 +4,7 @@
 # Each wheel goes into a new environment outside the checkout.  To spare CI gigabytes of downloads torch and the other
 # dependencies are those of PYTHON's environment, added to the new one's path behind its own packages; ddfast itself
 # comes from the wheel, which the smoke test checks.  `pip check` compares the wheel's requirements with what is there.
+# Of the source distribution all tests must be found: pytest collects them in it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -26,6 +27,12 @@ for kind in kernels reference; do
   if "${pip[@]}" check | grep '^ddfast '; then exit 1; fi
   "$kind/bin/python" "$root/packaging/smoke.py" "--$kind"
 done
+
+mkdir source
+tar -x -z -C source --strip-components 1 -f dist/ddfast-*.tar.gz
+(cd source && "$python" -m pytest --collect-only -q -p no:cacheprovider >"$scratch/tests" 2>&1) ||
+  { tail -n 40 "$scratch/tests"; exit 1; }
+tail -n 1 "$scratch/tests"
 
 cp "$root/packaging/consumer.py" .
 "$python" -m mypy --config-file= --strict --python-executable kernels/bin/python --cache-dir cache consumer.py

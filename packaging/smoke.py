@@ -48,9 +48,14 @@ def installation() -> None:
 
 
 def information(kernels: bool) -> None:
-    """``ddfast info`` knows of the kernels, or why there are none, and says it in one warning."""
+    """``ddfast info`` knows of the kernels, or why there are none, and says it in one warning.
+
+    CUDA's are those of a version that ends in +cu130; they load without a GPU too.
+    """
     done = run("info", "--json")
-    native = json.loads(done.stdout)["native"]["_cpu"]
+    found = json.loads(done.stdout)
+    native, cuda = (found["native"][name] for name in ("_cpu", "_cuda"))
+    expect(("missing" not in cuda) == ("+cu" in found["ddfast"]), f"ddfast info says of _cuda {cuda}")
     if kernels:
         expect("missing" not in native, f"no kernels: {native}")
     else:
