@@ -112,6 +112,8 @@ def read_whitening(folder: Path, entry: Mapping[str, Any] | None, numbers: int) 
         found = Whitening(tensors["mean"], tensors["matrix"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if not (bool(torch.isfinite(found.mean).all()) and bool(torch.isfinite(found.matrix).all())):
+        raise ValueError(f"{path}: holds NaN or infinity; copy the set anew")
     if found.mean.numel() != numbers:
         raise ValueError(f"{path}: is of pictures of {found.mean.numel()} numbers, the set's have {numbers}")
     return found

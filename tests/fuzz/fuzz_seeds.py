@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ddfast._types import Normalization
+from ddfast.data.whitening import ZCA
 from ddfast.nets.convnet import ConvNet
 from ddfast.nets.described import described_bytes
 from ddfast.runs import Ledger
@@ -56,6 +57,16 @@ def make_set(root: Path, form: str = "folder", lossless: bool = True, known: dic
     extras = {"soft_logits": torch.ones(6, 3).half(), "lr": torch.tensor(0.1)}
     made = DistilledSet(pictures(), torch.tensor([0, 0, 1, 1, 2, 2]), ("a", "<b>", "ü/.."), manifest, extras)
     made.save(root, format=form, lossless=lossless)
+
+
+def make_white(root: Path) -> None:
+    """A set of whitened images with its whitening."""
+    zca = ZCA.fit(pictures(12, 4))
+    extras = {"trained_images": zca.apply(pictures(6, 4))}
+    known = {**{key: KNOWN[key] for key in ("method", "normalization", "recipe", "lr")}, "space": "zca"}
+    known["recipe"] = {"protocol": "dsa", "dsa": "color_flip", "shift": 1}
+    made = DistilledSet(pictures(6, 4), torch.tensor([0, 0, 1, 1, 2, 2]), ("a", "b", "c"), known, extras, zca)
+    made.save(root, format="safetensors")
 
 
 def make_d3(root: Path) -> None:
@@ -198,6 +209,7 @@ SEEDS: dict[str, Callable[[Path], None]] = {
     "folder": make_set,
     "jpeg-folder": lambda root: make_set(root, lossless=False),
     "safetensors": lambda root: make_set(root, form="safetensors"),
+    "white": make_white,
     "d3": make_d3,
     "labels": make_labels,
     "fkd": make_fkd,

@@ -23,7 +23,7 @@ _HEAD = 4096  # where headers are
 
 
 def test_manifests(fuzzer: Fuzzer) -> None:
-    seeds = st.sampled_from(["folder", "folder", "safetensors", "d3"])
+    seeds = st.sampled_from(["folder", "folder", "safetensors", "white", "d3"])
     edits = st.one_of(json_edits, json_edits, json_edits, byte_edits)
 
     def execute(case: tuple[str, list[Any]]) -> None:
@@ -33,7 +33,7 @@ def test_manifests(fuzzer: Fuzzer) -> None:
 
 
 def test_sets(fuzzer: Fuzzer) -> None:
-    seeds = st.sampled_from(["folder", "jpeg-folder", "safetensors", "d3", "d3"])
+    seeds = st.sampled_from(["folder", "jpeg-folder", "safetensors", "white", "d3", "d3"])
     edits = st.one_of(byte_edits, byte_edits, file_edits, json_edits)
 
     def execute(case: tuple[str, list[Any], int]) -> None:

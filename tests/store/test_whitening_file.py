@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ddfast.data.whitening import ZCA
-from ddfast.store import DistilledSet, load
+from ddfast.store import DistilledSet, load, manifest_bytes, read_manifest
 from ddfast.store.whitening import WHITENING_FILE, Whitening
 
 NORM = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
@@ -61,7 +62,30 @@ def test_a_copy_may_leave_it_out_but_not_change_it(tmp_path: Path) -> None:
         load(tmp_path / "set")
 
 
-def test_pictures_of_both_layouts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"mean": torch.zeros(48)}, "expected mean and matrix in float32"),
+        ({"mean": torch.zeros(48), "matrix": torch.zeros(48, 48).double()}, "expected mean and matrix in float32"),
+        ({"mean": torch.zeros(48), "matrix": torch.zeros(48, 47)}, r"got shapes \[48\] and \[48, 47\]"),
+        ({"mean": torch.zeros(27), "matrix": torch.zeros(27, 27)}, "of 27 numbers, the set's have 48"),
+        ({"mean": torch.full((48,), float("nan")), "matrix": torch.zeros(48, 48)}, "NaN or infinity"),
+    ],
+)
+def test_files_that_the_manifest_lists_but_no_set_has(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
+) -> None:
+    folder = white_set().save(tmp_path / "set", format="safetensors")
+    save_file(tensors, folder / WHITENING_FILE)
+    data = (folder / WHITENING_FILE).read_bytes()
+    manifest = read_manifest(folder / "manifest.json")
+    manifest["whitening"] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "manifest.json").write_bytes(manifest_bytes(manifest))
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+def test_pictures_of_both_layouts() -> None:
     white = white_set().whitening
     assert white is not None
     tensors = real().permute(0, 3, 1, 2).float() / 255  # as ToTensor gives
