@@ -19,6 +19,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "deprecation": included.deprecation,
     "examples": included.examples,
     "json-keys": json_keys.json_keys,
+    "opening": included.opening,
     "ops": measured.ops,
     "options": settings.options,
     "presets": settings.presets,

@@ -34,6 +34,11 @@ def examples() -> str:
     return _plain(text.partition("\n\n")[2].strip())
 
 
+def opening() -> str:
+    """What the README says first."""
+    return _plain((ROOT / "README.md").read_text(encoding="utf-8").split("\n\n")[1])
+
+
 def subsets() -> str:
     """Ten-class subsets of ImageNet-1K by WordNet id."""
     wnids = imagenet_wnids()
