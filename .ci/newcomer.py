@@ -51,6 +51,7 @@ def copy_tracked(to: Path) -> None:
 
 def call(command: list[str], folder: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    environment["DDFAST_CUDA"] = "0"  # a newcomer's machine has no nvcc; README's second block builds with it
     subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, check=True)
 
 
