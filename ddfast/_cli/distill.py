@@ -64,7 +64,9 @@ def _add_method(methods: Any, name: str) -> None:
         examples=[f"ddfast distill {name} {words}" for words in (*lines, resumed) if words],
     )  # fmt: skip
     needed = one.add_argument_group("what goes in and out")
-    needed.add_argument("--data", required=True, help="folder of class folders, CIFAR or Tiny folder, .npz, or mnist5k")
+    needed.add_argument(
+        "--data", required=True, help="class folders, a folder of CIFAR, MNIST, SVHN ..., .npz, mnist5k"
+    )
     needed.add_argument("--out", required=True, type=Path, help="output folder")
     needed.add_argument("--preset", choices=presets, help="named settings; single options override them")
     runs.add_launch(one.add_argument_group("where it is run"))

@@ -46,10 +46,12 @@ def open_downsampled(folder: Path, split: str = "train") -> ArraySource:
         if path.is_file():
             continue
         if path.with_suffix("").is_file():
-            raise ValueError(f"{path.with_suffix('')}: is pickled, which could run code and is not read; fetch the "
-                             "form of .npz files, or convert it: docs/data.md")  # fmt: skip
-        raise FileNotFoundError(f"{path}: is missing, expected {paths[0].name}"
-                                f"{f' to {paths[-1].name}' if len(paths) > 1 else ''} in one folder")  # fmt: skip
+            raise ValueError(
+                f"{path.with_suffix('')}: is pickled, which could run code and is not read; fetch the form of .npz files, "
+                "or convert one that you trust by numpy.savez(FILE, data=..., labels=...)"
+            )
+        more = f" to {paths[-1].name}" if len(paths) > 1 else ""
+        raise FileNotFoundError(f"{path}: is missing, expected {paths[0].name}{more} in one folder")
     classes = _class_names(folder)
     parts = [_labels(path, len(classes)) for path in paths]
     images, begin = np.empty((0, 0, 0, 3), np.uint8), 0

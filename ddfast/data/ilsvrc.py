@@ -34,7 +34,7 @@ class IlsvrcValSource(ListedSource):
         if path is None:
             raise ValueError(
                 f"{folder}: holds the validation pictures of ImageNet-1K in one folder; put {_LIST} beside it (or "
-                "above, as Kaggle packs it), or sort them into class folders: docs/data.md"
+                "above, as Kaggle packs it), or sort them into class folders, as torchvision.datasets.ImageNet does"
             )
         files: dict[str, list[str]] = {}
         seen: set[str] = set()

@@ -278,5 +278,5 @@ def test_flat_validation_pictures_need_a_sound_list(tmp_path: Path, flat: Path) 
         with pytest.raises(ValueError, match=re.escape(f"line 6 is {line!r}, expected: a new picture")):
             open_source(f"{flat}:val")
     file.unlink()
-    with pytest.raises(ValueError, match=r"put LOC_val_solution\.csv beside it .*docs/data\.md"):
+    with pytest.raises(ValueError, match=r"put LOC_val_solution\.csv beside it .*or sort them"):
         open_source(f"{flat}:val")
