@@ -15,6 +15,7 @@ Check = Callable[[Any], bool]
 LONGEST_SIDE = 1 << 16
 LARGEST_COUNT = 1 << 53
 _LARGEST_FACTOR = 64
+_LARGEST_STATISTIC = 1e6  # of pixels in [0, 1], and the inverse of the smallest deviation
 _NON_FINITE = ("inf", "-inf", "nan")
 
 
@@ -85,10 +86,13 @@ def is_observer(value: Any) -> bool:
 
 
 def is_normalization(value: Any) -> bool:
-    """Three means and three positive deviations."""
+    """Three means and three positive deviations of pixels in [0, 1]."""
     if not isinstance(value, Mapping):
         return False
     if not all(list_of(is_number, 3)(value.get(name)) for name in ("mean", "std")):
+        return False
+    numbers = [*map(abs, value["mean"]), *value["std"]]
+    if max(numbers) > _LARGEST_STATISTIC or 0 < min(value["std"]) < 1 / _LARGEST_STATISTIC:  # float32 would overflow
         return False
     return _makes(lambda known: Normalization(tuple(known["mean"]), tuple(known["std"])), value)
 

@@ -10,9 +10,9 @@ from tests.fuzz.fuzz_harness import CORPUS, Fuzzer
 
 CASES = sorted(path.relative_to(CORPUS).as_posix() for path in CORPUS.glob("*/*"))
 WHOLE = (
-    ("manifest", "folder"), ("manifest", "safetensors"), ("set", "jpeg-folder"), ("set", "d3"), ("labels", "labels"),
-    ("fkd", "fkd"), ("buffers", "buffers"), ("source", "classes"), ("source", "tiny"), ("source", "npz"),
-    ("source", "mnist"), ("source", "svhn-packed"), ("source", "downsampled"), ("source", "flat"),
+    ("manifest", "folder"), ("manifest", "safetensors"), ("set", "jpeg-folder"), ("set", "white"), ("set", "d3"),
+    ("labels", "labels"), ("fkd", "fkd"), ("buffers", "buffers"), ("source", "classes"), ("source", "tiny"),
+    ("source", "npz"), ("source", "mnist"), ("source", "svhn-packed"), ("source", "downsampled"), ("source", "flat"),
     ("jpeg", "jpeg-cmyk"),
 )  # fmt: skip
 
