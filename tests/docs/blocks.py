@@ -18,7 +18,8 @@ _APART = tuple(path for folder in (".github", ".", "examples", "packaging") for 
 FILES = (*PAGES, *sorted(path for path in _APART if path not in PAGES))
 TEMPLATES = tuple(sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml")))
 _BLOCK = re.compile(
-    r"^(<!-- run(?:: first (?P<first>\d+))?(?:: extra (?P<extra>\w+))? -->\n)?```(\w*)\n(.*?)^```$",
+    r"^(<!-- run(?:: (?P<part>first|only) (?P<count>\d+))?(?:: extra (?P<extra>\w+))? -->\n)?"
+    r"```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 _INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -31,8 +32,8 @@ _STANDS_FOR = {"METHOD": "rded", "PRESET": "smoke", "NAME": "d3-small", "DATA": 
 class Block:
     """A fenced block: the page, the line it begins in once parts are generated, its language, and its mark.
 
-    ``<!-- run -->`` before a block has CI run it, ``<!-- run: first 2 -->`` its first two commands alone, ``<!-- run:
-    extra huggingface -->`` where this extra is installed.
+    ``<!-- run -->`` before a block has CI run it, ``<!-- run: first 2 -->`` its first two commands alone,
+    ``<!-- run: only 2 -->`` the second, ``<!-- run: extra huggingface -->`` where this extra is installed.
     """
 
     page: Path
@@ -40,7 +41,7 @@ class Block:
     language: str
     text: str
     run: bool
-    first: int | None = None
+    part: tuple[int, int] | None = None
     extra: str = ""
 
     def __str__(self) -> str:
@@ -50,7 +51,7 @@ class Block:
     def runnable(self) -> str:
         """What of the text CI runs."""
         lines = self.text.replace("\\\n", " ").splitlines(keepends=True)
-        return self.text if self.first is None else "".join(lines[: self.first])
+        return self.text if self.part is None else "".join(lines[slice(*self.part)])
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,10 @@ def blocks(page: Path) -> Iterator[Block]:
     """The blocks of a page, in order, those of generated parts too."""
     text = text_of(page)
     for found in _BLOCK.finditer(text):
-        line = text.count("\n", 0, found.start(4)) + 1
-        first = int(found["first"]) if found["first"] else None
-        yield Block(page, line, found[4], found[5], found[1] is not None, first, found["extra"] or "")
+        line = text.count("\n", 0, found.start("language")) + 1
+        end = int(found["count"] or 0)
+        part = (end - 1 if found["part"] == "only" else 0, end) if end else None
+        yield Block(page, line, found["language"], found["text"], found[1] is not None, part, found["extra"] or "")
 
 
 def commands(page: Path) -> Iterator[Command]:
