@@ -6,7 +6,7 @@ No address is called: what is behind it is not ours, and tests need no network.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +16,8 @@ from tests.docs.blocks import FILES, PAGES, ROOT, TEMPLATES, text_of
 
 # Whom the files may send readers to. A new one is looked up by hand before it is added.
 HOSTS = {"arxiv.org", "github.com", "keepachangelog.com", "semver.org"}
-# and other files of the repository, such as actions and funding
+# and where settings of builds may fetch from
+BUILDS = {"download.pytorch.org"}
 _FURTHER = (ROOT / "mkdocs.yml", ROOT / "pyproject.toml", ROOT / "CITATION.cff", *TEMPLATES)
 _LINK = re.compile(r'\]\(([^)\s]+)\)|(?:src|href)="([^"]+)"|^\[[^\]]+\]: (\S+)$', re.MULTILINE)
 _ADDRESS = re.compile(r"\b(?:https?|ftp)://[^\s)>\"'`\]}|]*|\bwww\.[^\s)>\"'`]+")
@@ -43,13 +44,13 @@ def anchors(text: str) -> set[str]:
     return names
 
 
-def wrong_address(address: str) -> str:
+def wrong_address(address: str, hosts: Set[str] = HOSTS) -> str:
     """What is wrong with an address; "" where nothing is."""
     parts = urlsplit(address)
     if parts.scheme != "https":
         return "expected https"
-    if parts.hostname not in HOSTS or parts.port or parts.username:
-        return f"expected one of {', '.join(sorted(HOSTS))}"
+    if parts.hostname not in hosts or parts.port or parts.username:
+        return f"expected one of {', '.join(sorted(hosts))}"
     if parts.hostname == "arxiv.org" and not re.fullmatch(r"/abs/\d{4}\.\d{5}", parts.path):
         return "expected https://arxiv.org/abs/YYMM.NNNNN"
     return "ends with a point" if address[-1] in ".,;:" else ""
@@ -76,8 +77,9 @@ def test_links_lead_somewhere(file: Path) -> None:
 @pytest.mark.parametrize("file", [*FILES, *_FURTHER], ids=lambda file: str(file.relative_to(ROOT)))
 def test_addresses_have_their_form(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
+    hosts = HOSTS | BUILDS if file.name == "pyproject.toml" else HOSTS
     for found in _ADDRESS.findall(text):
-        assert not (why := wrong_address(found)), f"{found}: {why}"
+        assert not (why := wrong_address(found, hosts)), f"{found}: {why}"
     for number, address in _ARXIV.findall(text):
         assert address == f"https://arxiv.org/abs/{number}"
 
