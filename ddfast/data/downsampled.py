@@ -47,8 +47,8 @@ def open_downsampled(folder: Path, split: str = "train") -> ArraySource:
             continue
         if path.with_suffix("").is_file():
             raise ValueError(
-                f"{path.with_suffix('')}: is pickled, which could run code and is not read; fetch the form of .npz files, "
-                "or convert one that you trust by numpy.savez(FILE, data=..., labels=...)"
+                f"{path.with_suffix('')}: is pickled, which could run code and is not read; fetch the form of .npz "
+                "files, or convert one that you trust by numpy.savez(FILE, data=..., labels=...)"
             )
         more = f" to {paths[-1].name}" if len(paths) > 1 else ""
         raise FileNotFoundError(f"{path}: is missing, expected {paths[0].name}{more} in one folder")

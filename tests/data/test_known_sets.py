@@ -261,6 +261,10 @@ def test_flat_validation_pictures_of_imagenet(tmp_path: Path, flat: Path) -> Non
     subset = open_source(flat / "val")
     assert subset.class_names == open_source(f"{flat}:train").class_names == ("n01000000", "n03000000")
     assert subset.count(1) == 2
+    make_class_folders(tmp_path / "nette/train", {"n02000000": 1})
+    (tmp_path / "nette/val").symlink_to(flat / "val")
+    linked = open_source(f"{tmp_path / 'nette'}:val")
+    assert (linked.class_names, linked.count(0)) == (("n02000000",), 1)
 
 
 def test_flat_validation_pictures_need_a_sound_list(tmp_path: Path, flat: Path) -> None:
