@@ -40,10 +40,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=112)
     args = parser.parse_args()
     torch.manual_seed(0)
-    files = (
-        sorted(f for f in args.data.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png")) if args.data else []
-    )
-    pictures = [decode_image(str(file), ImageReadMode.RGB) for file in files[:100]] or digits(20)
+    if args.data:
+        files = sorted(f for f in args.data.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        if not files:
+            parser.error(f"--data: no JPEG or PNG files in {args.data}, expected a folder that holds some")
+        pictures = [decode_image(str(file), ImageReadMode.RGB) for file in files[:100]]
+    else:
+        pictures = digits(20)
     owner = torch.arange(len(pictures), dtype=torch.int32).repeat_interleave(args.crops)
     boxes = [RandomResizedCrop.get_params(pictures[i], [0.08, 1.0], [3 / 4, 4 / 3]) for i in owner]
 

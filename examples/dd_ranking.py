@@ -48,10 +48,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="DD-Ranking: 5")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        score(args, Path(folder))
+
+
+def score(args: argparse.Namespace, folder: Path) -> None:
     from ddranking.config.user_config import Config
     from ddranking.metrics import LabelRobustScoreSoft
 
-    folder = Path(tempfile.mkdtemp())
     real = args.real.resolve() if args.real else write_cifar(folder / "dataset")
     chosen = {"selection": "random", "ipc": 1, "size": 32, "quiet": True}
     made = ddfast.load(args.set) if args.set else ddfast.distill("coreset", "mnist5k", **chosen)
@@ -72,8 +76,8 @@ def main() -> None:
         found = LabelRobustScoreSoft(config).compute_metrics(image_tensor=images, syn_lr=rate)
     print(log.getvalue())
     hlr, ior = (found[f"{name}_mean"] for name in ("hard_label_recovery", "improvement_over_random"))
-    score = label_robust_score(hlr / 100, ior / 100)
-    print(f"HLR {hlr:.1f}, IOR {ior:.1f} points; label-robust score {score:.3f}, of which 0.269 means no gain, no loss")
+    share = label_robust_score(hlr / 100, ior / 100)
+    print(f"HLR {hlr:.1f}, IOR {ior:.1f} points; label-robust score {share:.3f}, of which 0.269 means no gain, no loss")
     full, hard, soft, random = (logged(name, log.getvalue()) for name in ACCURACIES)
     if abs(full - hard - hlr) > 0.02 or abs(soft - random - ior) > 0.02:  # which it logs with two digits
         raise SystemExit(f"got HLR {hlr} and IOR {ior}, expected {full - hard} and {soft - random}")

@@ -19,7 +19,11 @@ def main() -> None:
     parser.add_argument("--repo", default="somebody/digits-random-ipc-3", help="name on the Hub")
     parser.add_argument("--push", action="store_true", help="upload it; log in first with `hf auth login`")
     args = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as scratch:
+        export_and_read(args, Path(scratch))
+
+
+def export_and_read(args: argparse.Namespace, scratch: Path) -> None:
     random = {"selection": "random", "ipc": 3, "size": 32, "quiet": True}
     made = ddfast.load(args.set) if args.set else ddfast.distill("coreset", "mnist5k", **random)
 

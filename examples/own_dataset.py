@@ -48,7 +48,11 @@ def main() -> None:
     parser.add_argument("--ipc", type=int, default=3)
     parser.add_argument("--size", type=int, default=32)
     args = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp())
+    with tempfile.TemporaryDirectory() as scratch:
+        choose_and_find(args, Path(scratch))
+
+
+def choose_and_find(args: argparse.Namespace, scratch: Path) -> None:
     source = ZipSource(args.data or write_archive(scratch / "digits.zip", per_class=60))
     made = ddfast.distill(
         "coreset", source, selection="herding", observer="train:conv3", ipc=args.ipc, size=args.size, format="png",

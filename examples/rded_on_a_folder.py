@@ -1,6 +1,6 @@
 """RDED on a folder of class folders, and where each patch came from.
 
-Prints the set's folder and, of its first image, the file and box behind every patch. Checks that cutting these boxes
+Prints the set's size and, of its first image, the file and box behind every patch. Checks that cutting these boxes
 out of the files again gives the image.
 """
 
@@ -22,10 +22,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of class folders (default: files of built-in digits)")
     parser.add_argument("--observer", default="train:conv3", help="resnet18, a checkpoint, or train:conv3")
     parser.add_argument("--ipc", type=int, default=2)
-    parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--out", type=Path, help="folder of the result (default: a temporary one)")
+    parser.add_argument("--size", type=int, default=32, help="in pixels, even: all patches are of one size then")
+    parser.add_argument("--out", type=Path, help="folder of the result (default: none is kept)")
     args = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp())
+    if args.size < 2 or args.size % 2:
+        parser.error(f"--size: got {args.size}, expected an even number of pixels, such as {args.size // 2 * 2 + 2}")
+    with tempfile.TemporaryDirectory() as scratch:
+        distil_and_look(args, Path(scratch))
+
+
+def distil_and_look(args: argparse.Namespace, scratch: Path) -> None:
     data = args.data or write_folder(scratch / "digits", per_class=200)
     out = args.out or scratch / "rded"
 
@@ -34,7 +40,7 @@ def main() -> None:
         quiet=True,
     )  # fmt: skip
     made.contact_sheet(out / "contact_sheet.png")
-    print(f"{out}: {len(made)} images of {len(made.class_names)} classes, see contact_sheet.png")
+    print(f"{len(made)} images of {len(made.class_names)} classes", f"in {args.out}" if args.out else "")
 
     side = args.size // 2
     for place, cell in enumerate(made.manifest["images"][0]["cells"]):
@@ -47,7 +53,7 @@ def main() -> None:
         again = F.interpolate(crop, (side, side), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
         row, column = side * (place // 2), side * (place % 2)
         found = made.images[0, row : row + side, column : column + side].float()
-        if args.size % 2 == 0 and (again - found).abs().max() > 0.51:  # half a level of rounding
+        if (again - found).abs().max() > 0.51:  # half a level of rounding
             raise SystemExit(f"patch {place} is not the crop that the manifest names")
     print("each patch is the crop that the manifest names")
 

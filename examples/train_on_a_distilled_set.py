@@ -59,8 +59,11 @@ def main() -> None:
     parser.add_argument("--set", type=Path, help="set saved as safetensors, of 32 x 32 digits with soft_logits")
     parser.add_argument("--epochs", type=int, default=60)
     args = parser.parse_args()
-    folder = args.set or make_set(Path(tempfile.mkdtemp()) / "set")
+    with tempfile.TemporaryDirectory() as scratch:
+        train_on(args.set or make_set(Path(scratch) / "set"), args.epochs)
 
+
+def train_on(folder: Path, epochs: int) -> None:
     tensors = load_file(folder / "images.safetensors")  # from here on without ddfast
     norm = json.loads((folder / "manifest.json").read_text())["normalization"]
     mean, std = (torch.tensor(norm[name]).view(3, 1, 1) for name in ("mean", "std"))
@@ -68,7 +71,7 @@ def main() -> None:
     pictures, classes = whole_images(open_source("mnist5k:test"), 32, 100)  # any test set would do
     test = (pictures.permute(0, 3, 1, 2) / 255 - mean) / std
     for kind, targets in (("hard", tensors["labels"]), ("soft", tensors["soft_logits"])):
-        net = train(images, targets, args.epochs)
+        net = train(images, targets, epochs)
         top1 = (net(test).argmax(1) == classes).float().mean().item()
         print(f"{kind} labels: {100 * top1:.1f} % of {len(classes)} test digits after training on {len(images)}")
         if top1 < 0.5:
