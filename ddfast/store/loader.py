@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from ddfast import ops
 from ddfast._types import IMAGENET, Normalization
 
+_CHARACTERS = ("mnist", "kmnist", "qmnist", "svhn")  # what names of sources that show digits or letters begin with
+
 
 class BatchDataset(Dataset[tuple[Tensor, Tensor]]):
     """(image float32 [3, H, W], label) of a set that stays in memory; whole batches are made at once.
@@ -139,8 +141,8 @@ def recipe_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def shows_digits(manifest: Mapping[str, Any]) -> bool:
-    """Whether a set's source is MNIST."""
-    return str((manifest.get("source") or {}).get("name", "")).lower().startswith("mnist")
+    """Whether a set's source is MNIST, one of its kin with characters, or SVHN."""
+    return str((manifest.get("source") or {}).get("name", "")).lower().startswith(_CHARACTERS)
 
 
 def _random_boxes(count: int, height: int, width: int, scale: tuple[float, float]) -> Tensor:

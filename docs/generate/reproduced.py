@@ -53,7 +53,10 @@ def twenty_classes() -> str:
 
 
 def demo() -> str:
-    """What students of the demo's sets learn."""
+    """What students of the demo's sets learn.
+
+    ``demo.json`` is the ``results.json`` of ``ddfast demo`` with name, commit, threads and versions.
+    """
     results = record("demo")
     kinds = list(dict.fromkeys(row["labels"] for row in results["students"]))
     found = {(row["images"], row["labels"]): row["top1"] for row in results["students"]}

@@ -251,7 +251,14 @@ def test_presets() -> None:
 
 def test_digits_are_not_mirrored(tmp_path: Path) -> None:
     data = tiny_set()
-    for name, digits in (("mnist5k", True), ("MNIST:train", True), ("fashion-mnist", False), ("cifar10", False)):
+    for name, digits in (
+        ("mnist5k", True),
+        ("MNIST:train", True),
+        ("svhn", True),
+        ("kmnist", True),
+        ("fashion-mnist", False),
+        ("cifar10", False),
+    ):
         data.manifest["source"] = {"name": name}
         assert view_of(data).flip is not digits
         assert preset("smoke", data)["view"].flip is not digits
