@@ -40,7 +40,8 @@ def user_errors() -> tuple[type[BaseException], ...]:
 def describe_error(error: BaseException) -> str:
     """The message of an error, with the name that was probably meant, or what helps against a lack of memory."""
     text = _text(error)
-    return printable(text + _hint(error, text))
+    hint = _hint(error, text)
+    return printable(text if hint.strip() in text else text + hint)  # a worker's words have theirs
 
 
 def _text(error: BaseException) -> str:

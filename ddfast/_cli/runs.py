@@ -11,7 +11,10 @@ from typing import Any
 
 from ddfast._cli.answer import Answer
 from ddfast._cli.parser import command, pair
+from ddfast.runs.preemption import Preempted
 from ddfast.runs.submit import LAUNCHERS
+
+_GRACE = 30.0  # seconds local workers have to give their tasks back
 
 
 def add_status(commands: Any) -> None:
@@ -71,28 +74,50 @@ def launch(arguments: argparse.Namespace, words: Sequence[str], out: Path) -> An
     """Has others do the command ``words``, each with --resume.
 
     Raises:
-        ValueError, ImportError: as `ddfast.runs.submit.submit`, or the run was to be overwritten.
+        ValueError, ImportError: as `ddfast.runs.submit.submit`, or the run was to be overwritten, or a shard was given.
         RuntimeError: a local worker failed.
     """
-    from ddfast.runs.submit import submit, wait
+    from ddfast.runs.submit import submit
 
     if getattr(arguments, "overwrite", False):
         raise ValueError("overwrite: not with --launcher, whose workers start at any time; delete the folder first")
+    if shard := getattr(arguments, "shard", None):
+        raise ValueError(f"shard: got {shard!r} with --launcher, all of whose workers would be this one; leave it out")
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_launch(own)
     rest = own.parse_known_args(words)[1]
     again = [sys.executable, "-m", "ddfast", *rest, *["--resume"] * ("--resume" not in rest)]
     logs = out.with_name(f"{out.name}_jobs")
     count, options = arguments.launch_workers, dict(arguments.launch_option)
-    jobs = submit(again, count, logs, launcher=arguments.launcher, name=f"ddfast-{words[0]}", options=options)
-    text = f"{len(jobs)} workers, job {jobs[0].job_id} and following; logs in {logs}; see: ddfast status {out} --watch"
+    named = getattr(arguments, "device", "auto").startswith("cuda:")
+    jobs = submit(
+        again, count, logs, launcher=arguments.launcher, name=f"ddfast-{words[0]}", options=options,
+        own_devices=not named,
+    )  # fmt: skip
+    first = jobs[0].job_id
+    who = f"{len(jobs)} workers, jobs {first} and following" if len(jobs) > 1 else f"1 worker, job {first}"
+    text = f"{who}; logs in {logs}; see: ddfast status {out} --watch"
     document = {"out": str(out), "logs": str(logs), "jobs": [str(job.job_id) for job in jobs]}
     if arguments.launcher != "local":
         return Answer(text, document)
     print(text, flush=True)  # before they are waited for
-    if failed := wait(jobs):
-        raise RuntimeError("\n".join(failed))
+    _wait(jobs)
     return Answer("", document)
+
+
+def _wait(jobs: Sequence[Any]) -> None:
+    """Until all local workers have ended; a signal to this process ends them too."""
+    from ddfast.runs.local_jobs import stop, wait
+
+    try:
+        failed = wait(jobs)
+    except (KeyboardInterrupt, Preempted):
+        print(f"\nstopping {len(jobs)} workers, which give their tasks back", file=sys.stderr, flush=True)
+        if left := stop(jobs, _GRACE):
+            print(f"{left} of them end later, when what they are at is done", file=sys.stderr)
+        raise
+    if failed:
+        raise RuntimeError("\n".join(failed))
 
 
 def _status(arguments: argparse.Namespace) -> Answer | None:
@@ -102,7 +127,10 @@ def _status(arguments: argparse.Namespace) -> Answer | None:
     lookout = Lookout(arguments.folder)
     show = partial(describe_overview, tasks=arguments.tasks)
     if arguments.watch:
-        watch(lookout, as_line if arguments.json else show, seconds=arguments.every, stream=arguments.stdout)
+        watch(
+            lookout, as_line if arguments.json else show, seconds=arguments.every,
+            stream=arguments.stdout, clear=not arguments.json,
+        )  # fmt: skip
         return None
     overview = lookout.look()
     return Answer(show(overview), overview.as_json())

@@ -7,51 +7,15 @@ SLURM preempts or that reaches its time limit ends its command with SIGTERM and 
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddfast.runs.jobs import LocalCommand, RunCommand
+from ddfast.runs.local_jobs import share_devices, shielded, stop, visible_devices
+
 LAUNCHERS = ("slurm", "local")
-_GRACE = 30.0  # seconds a command has to give its tasks back
 _LOCAL_MINUTES = 60 * 24 * 365  # submitit ends local jobs after minutes otherwise
-
-
-class RunCommand:
-    """What a job does: run a command to its end. Queued again with the same command when it is preempted."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self.command = tuple(command)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __call__(self) -> int:
-        """Returns 0.
-
-        Raises:
-            RuntimeError: the command failed; its own words are in the job's log.
-        """
-        self._process = subprocess.Popen(self.command)
-        code = self._process.wait()
-        if code != 0:
-            raise RuntimeError(f"{' '.join(self.command)} ended with code {code}; see the lines above")
-        return code
-
-    def checkpoint(self) -> Any:
-        """Called by submitit before a preempted job is queued again."""
-        import submitit
-
-        self.stop()
-        return submitit.helpers.DelayedSubmission(RunCommand(self.command))
-
-    def stop(self) -> None:
-        """End the command, which gives its tasks back if it can."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()  # its leases expire
 
 
 def submit(
@@ -62,6 +26,7 @@ def submit(
     launcher: str = "slurm",
     name: str = "ddfast",
     options: Mapping[str, str | int | float] | None = None,
+    own_devices: bool = True,
 ) -> list[Any]:
     """Submit ``command`` as ``workers`` jobs, on SLURM as one array.
 
@@ -74,6 +39,8 @@ def submit(
         options: submitit's parameters: ``timeout_min``, ``gpus_per_node``, ``cpus_per_task``, ``mem_gb``,
             ``tasks_per_node``, and SLURM's own with a prefix, such as ``slurm_partition``. Text that is a number counts
             as one.
+        own_devices: on this machine each worker sees one of the visible CUDA devices alone, in turns (with the option
+            ``gpus_per_node`` as many). Otherwise it sees all of them: the command names one itself.
 
     Returns:
         submitit's jobs.
@@ -104,17 +71,28 @@ def submit(
         executor.update_parameters(name=name, **given)
     except (NameError, AssertionError) as error:
         raise ValueError(f"launch options: {error}") from None
+    if launcher == "local":
+        return _start(executor, command, workers, given, own_devices)
     with executor.batch():
         return [executor.submit(RunCommand(command)) for _ in range(workers)]
 
 
-def wait(jobs: Sequence[Any]) -> list[str]:
-    """Wait until all jobs have ended; the errors of those that failed."""
-    failed = []
-    for job in jobs:
-        if (error := job.exception()) is not None:
-            failed.append(f"job {job.job_id}: {error}")
-    return failed
+def _start(executor: Any, command: Sequence[str], workers: int, given: Mapping[str, Any], own: bool) -> list[Any]:
+    """Processes on this machine, which are told their devices: submitit would hide all of them."""
+    tasks, visible = int(given.get("tasks_per_node", 1)), visible_devices()
+    if own:
+        devices = share_devices(visible, workers, tasks, int(given.get("gpus_per_node", 1)))
+    else:
+        devices = share_devices([",".join(visible)] if visible else [], workers, tasks)
+    jobs: list[Any] = []
+    try:
+        with shielded():
+            for mine in devices:
+                jobs.append(executor.submit(LocalCommand(command, mine)))
+    except BaseException:
+        stop(jobs, seconds=0.0)
+        raise
+    return jobs
 
 
 def _number(value: str | int | float) -> str | int | float:
