@@ -38,7 +38,8 @@ def main() -> int:
     pages = chosen(arguments.pages, arguments.extra)
     todo = {page: [b for b in blocks(page) if b.run and b.extra == arguments.extra] for page in pages}
     if README not in todo:
-        todo = {README: [makers("".join(b.runnable for page in pages for b in todo[page]))], **todo}
+        first = makers("".join(b.runnable for page in pages for b in todo[page]))
+        todo = {README: [first] if first.text else [], **todo}
     with tempfile.TemporaryDirectory() as scratch:
         for page, marked in todo.items():
             folder = Path(scratch) / page.stem
