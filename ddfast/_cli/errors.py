@@ -45,9 +45,9 @@ def describe_error(error: BaseException) -> str:
 
 
 def _text(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        place = f"{error.filename} -> {error.filename2}" if error.filename2 is not None else f"{error.filename}"
-        return f"{place}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        places = " -> ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+        return f"{places}: {error.strerror}" if places else error.strerror
     return str(error).strip() or type(error).__name__
 
 

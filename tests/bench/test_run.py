@@ -135,6 +135,20 @@ def test_json_and_no_matplotlib(
     assert not (tmp_path / "bench.png").exists()
 
 
+def test_quiet_and_a_file_in_the_way(few: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "--quick", "--device", "cpu", "--quiet", "--out"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("case")
+    assert printed.err == ""
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+    assert main([*words, str(file / "out")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == f"ddfast: error: {file}: is a file, expected a folder (or nothing) to write to\n"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_a_device_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--device", "cuda", "--out", str(tmp_path)]) == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -214,6 +216,8 @@ def test_retry_verifies_the_files_of_finished_tasks(tmp_path: Path, capsys: pyte
     (inner / "a.bin").write_bytes(b"wrong")
     assert retry(root) == []
     assert retry(root, verify=True) == ["b", "experts/a"]
+    with pytest.raises(ValueError, match="verify: got it with task 'b'"):
+        retry(root, "b", verify=True)
     assert states(root) == {"a": "done", "b": "waiting"}
     assert states(inner) == {"a": "waiting", "b": "done"}
 
@@ -270,5 +274,25 @@ def test_watching_sees_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str
         watch(Lookout(tmp_path), show, seconds=0.01)
     assert seen == [False, False, True]
     assert capsys.readouterr().out == "looked\n" * 3
-    with pytest.raises(ValueError, match="seconds"):
-        watch(Lookout(tmp_path), seconds=0)
+    for wrong in (0, -1, math.inf, math.nan, 1e9):
+        with pytest.raises(ValueError, match=r"seconds: got .*above 0 and up to 86400"):
+            watch(Lookout(tmp_path), seconds=wrong)
+
+
+def test_watching_clears_only_terminals_that_can_be_and_never_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    with make(tmp_path) as ledger:
+        finish(ledger, 6)
+        ledger.finish()
+    for words, term, cleared in ((["--watch"], "xterm", True), (["--watch"], "dumb", False),
+                                 (["--watch", "--json"], "xterm", False)):  # fmt: skip
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(sys, "stdout", out := Terminal())
+        assert main(["status", str(tmp_path), *words]) == 0
+        assert ("\x1b" in out.getvalue()) == cleared
+    assert json.loads(out.getvalue())["finished"]
