@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +32,28 @@ from ddfast._cli.commands import COMMANDS, make_parser
 from ddfast._cli.errors import describe_error
 from ddfast._cli.parser import Parser
 from ddfast.cli import main
+from ddfast.methods import method_names
 from ddfast.store import DistilledSet
-from docs.generate.commands import walk
 
 
 @pytest.fixture(scope="module")
 def parser() -> Parser:
     return make_parser()
+
+
+def walk(of: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Parser]]:
+    """Every command, those of each method of ``distill`` too."""
+    below = [action for action in of._actions if isinstance(action, argparse._SubParsersAction)]
+    for action in below:
+        for name, one in action.choices.items():
+            yield from walk(one, (*words, name))
+    if not below:
+        assert isinstance(of, Parser)
+        yield words, of
+
+
+def test_walk_finds_every_method(parser: Parser) -> None:
+    assert {words[1] for words, _ in walk(parser) if words[0] == "distill"} == set(method_names())
 
 
 def usage_error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -71,6 +89,7 @@ def test_alone_it_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"    {name}" in text for name, _, _ in COMMANDS)
     assert "examples:" in text
     assert "exit codes: 0 done" in text
+    assert "141 nobody" in text
 
 
 def test_the_list_and_the_help_agree(parser: Parser) -> None:
@@ -99,6 +118,10 @@ def test_every_command_has_examples_that_parse(parser: Parser) -> None:
         (["distill", "rded", "--data", "d", "--out", "o", "--obsever", "x"], "--observer"),
         (["distill", "rded", "--data", "d", "--out", "o", "--preset", "smok"], "smoke"),
         (["distill", "pdd", "--data", "d", "--out", "o", "--ipc", "2"], "--ipc-per-stage"),
+        (["distill", "rded", "--data", "d", "--out", "o", "--engine", "toch"], "torch"),
+        (["distill", "coreset", "--data", "d", "--out", "o", "--selection", "hering"], "herding"),
+        (["evaluate", "x", "--staged", "progresive"], "progressive"),
+        (["reproduce", "pdd-smal"], "pdd-small"),
         (["status", "x", "--taks"], "--tasks"),
     ],
 )
@@ -109,9 +132,10 @@ def test_wrong_names_get_the_closest(words: list[str], near: str, capsys: pytest
     assert len(text.splitlines()) < 10
 
 
-def test_errors_of_the_library_get_the_closest_too(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reproduce", "pdd-smal"]) == 1
-    assert "did you mean 'pdd-small'?" in capsys.readouterr().err
+def test_errors_of_the_library_get_the_closest_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    assert main(["distill", "rded", "--data", "mnist5k", "--observer", "resnet81", "--out", out]) == 1
+    assert "did you mean 'resnet18'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -254,18 +278,27 @@ def test_bash_completes_commands_methods_and_options(tmp_path: Path, capsys: pyt
         pytest.skip("no bash")
     for shell, mark in (("zsh", "#compdef ddfast"), ("fish", "complete")):
         assert main(["completion", shell]) == 0
-        assert mark in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert mark in said
+        if shell == "zsh":
+            zsh = said
+    options = {
+        "device": "(auto cpu cuda)", "selection": "(random herding k-center forgetting)", "storage": "(fp32 fp16 int8)",
+        "engine": "(auto torch compile openvino)", "precision": "(fp32 bf16 fp16)",
+    }  # fmt: skip
+    assert [name for name, values in options.items() if not re.search(rf'"--{name}\[.*{re.escape(values)}"', zsh)] == []
+    assert "pdd-small" in zsh
     assert main(["completion", "bash"]) == 0
     script = tmp_path / "ddfast.bash"
     script.write_text(capsys.readouterr().out)
-    lines = ["ev", "distill rd", "distill rded --obs", "evaluate set --preset rd"]
+    lines = ["ev", "distill rd", "distill rded --obs", "evaluate set --preset rd", "distill coreset --selection her"]
     asked = "".join(
         f"COMP_WORDS=(ddfast {line}); COMP_CWORD={len(line.split())}; COMPREPLY=(); _shtab_ddfast; "
         'echo "${COMPREPLY[*]}"\n'
         for line in lines
     )
     done = subprocess.run(["bash", "-c", f"source {script}\n{asked}"], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["evaluate", "rded", "--observer", "rded"]
+    assert done.stdout.splitlines() == ["evaluate", "rded", "--observer", "rded", "herding"]
 
 
 def test_completion_without_shtab_says_what_to_install(
