@@ -21,6 +21,13 @@ def _version(package: str) -> str | None:
         return None
 
 
+def own_version() -> str:
+    """ddfast's version as installed, +cu130 and the like with it; of a source tree what its package says."""
+    from ddfast import __version__
+
+    return _version("ddfast") or __version__
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as f:
@@ -62,7 +69,7 @@ def build_info() -> dict[str, Any]:
     if (cpu := _native.cpu()) is not None:
         native["_cpu"]["isa"] = cpu.isa()
     return {
-        "ddfast": _version("ddfast"),
+        "ddfast": own_version(),
         "python": platform.python_version(),
         "packages": {p: v for p in _PACKAGES if (v := _version(p))},
         "native": native,

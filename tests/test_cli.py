@@ -69,7 +69,7 @@ def test_the_end_names_files_that_were_skipped(tmp_path: Path, capsys: pytest.Ca
         (["--observer", "resnet18_modified"], ["weights", "resnet18_modified"]),
         (["--data", "nowhere"], ["nowhere", "no such folder"]),
         (["--ipc", "5"], ["mipc", "20 patches"]),
-        (["--precision", "int8"], ["precision", "fp32 or bf16"]),
+        (["--precision", "bf16", "--parity"], ["precision", "fp32 with parity"]),
         (["--workers", "-1"], ["workers", "0 or more"]),
         (["--resume", "--overwrite"], ["one of the two"]),
     ],
@@ -92,7 +92,11 @@ def test_options_are_not_abbreviated(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong in (["distill"], ["distill", "rded"], ["distill", "rded", "--nonsense"]):
+    rded = ["distill", "rded", "--data", "mnist5k", "--out", "nowhere"]
+    for wrong in (
+        ["distill"], ["distill", "rded"], ["distill", "rded", "--nonsense"], [*rded, "--precision", "int8"],
+        [*rded, "--device", "gpu"], [*rded, "--device", "cuda:x"], ["reproduce", "everything"],
+    ):  # fmt: skip
         with pytest.raises(SystemExit) as error:
             main(wrong)
         assert error.value.code == 2

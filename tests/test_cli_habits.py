@@ -134,8 +134,8 @@ def test_wrong_names_get_the_closest(words: list[str], near: str, capsys: pytest
 
 def test_errors_of_the_library_get_the_closest_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = str(tmp_path / "out")
-    assert main(["distill", "rded", "--data", "mnist5k", "--observer", "resnet81", "--out", out]) == 1
-    assert "did you mean 'resnet18'?" in capsys.readouterr().err
+    assert main(["distill", "pdd", "--data", "mnist5k", "--base", "mttt", "--out", out]) == 1
+    assert "did you mean 'mtt'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

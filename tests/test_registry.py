@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
 import torch
 
-from ddfast import build_info, ops
+from ddfast import __version__, build_info, ops
 from ddfast._info import describe
 from ddfast.ops import _registry
 
@@ -52,6 +54,14 @@ def test_wrong_names_are_refused() -> None:
         pass
     with pytest.raises(ValueError, match="op: got 'nothing'"):
         ops.available_backends("nothing")
+
+
+def test_a_source_tree_has_a_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", nothing)
+    assert build_info()["ddfast"] == __version__
 
 
 def test_build_info_names_every_op_and_reads_well() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ddfast._cli.parser import EXIT_CODES, Parser
+from ddfast._info import own_version
 
 _EXAMPLES = """examples:
   ddfast demo --out demo
@@ -51,7 +51,7 @@ def make_parser(only: str | None = None) -> Parser:
         prog="ddfast", description="Dataset distillation: fast, exact, resumable.", epilog=_EXAMPLES + EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("--version", action="version", version=f"ddfast {_version()}")
+    parser.add_argument("--version", action="version", version=f"ddfast {own_version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, line, where in COMMANDS:
         if only in (None, name):
@@ -65,12 +65,3 @@ def _adder(where: str) -> Callable[[Any], None]:
     module, function = where.split(".")
     found: Callable[[Any], None] = getattr(import_module(f"ddfast._cli.{module}"), function)
     return found
-
-
-def _version() -> str:
-    try:
-        return version("ddfast")
-    except PackageNotFoundError:  # used from a source tree
-        from ddfast import __version__
-
-        return __version__

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ddfast._cli.parser import device
+
 SHELLS = ("bash", "zsh", "fish")
 _PLACES = ("data", "train", "teacher_weights", "labels", "buffers", "weights")  # options of text that are often paths
 
@@ -26,6 +28,8 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     except ImportError as error:
         raise ImportError("completion needs shtab: pip install 'ddfast[completion]'") from error
     for action in _actions(parser):
+        if action.type is device:  # this parser reads no command lines
+            action.choices = ("auto", "cpu", "cuda")
         if (action.type is Path or action.dest in _PLACES) and action.choices is None:
             vars(action)["complete"] = shtab.FILE
     return str(shtab.complete(parser, shell))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ddfast._cli.answer import Answer
 from ddfast._cli.completion import SHELLS, script
-from ddfast._cli.parser import command
+from ddfast._cli.parser import add_device, command
 
 
 def add_info(commands: Any) -> None:
@@ -42,6 +42,9 @@ def add_demo(commands: Any) -> None:
 
 def add_reproduce(commands: Any) -> None:
     """``ddfast reproduce``."""
+    from ddfast.reproduce import REPRODUCTIONS
+    from ddfast.studies import STUDIES
+
     one = command(
         commands, "reproduce", _reproduce, help="make a paper's or study's tables; start it again to go on",
         examples=(
@@ -50,9 +53,8 @@ def add_reproduce(commands: Any) -> None:
             "ddfast reproduce pdd-digits --seeds 1 --json > table.json",
         ),
     )  # fmt: skip
-    one.add_argument(
-        "table", metavar="NAME", help="rded-cifar10-conv3, pdd-small, pdd-digits, d3-small or d3-small-cifar10"
-    )
+    names = (*sorted(REPRODUCTIONS), *STUDIES)
+    one.add_argument("table", metavar="NAME", choices=names, help=f"{', '.join(names[:-1])} or {names[-1]}")
     given = one.add_argument_group("what goes in and out")
     given.add_argument(
         "--data", help="the data set, such as a CIFAR-10 folder (default: a study's own, else downloaded)"
@@ -63,7 +65,7 @@ def add_reproduce(commands: Any) -> None:
         "(default: %(default)s)",
     )  # fmt: skip
     where = one.add_argument_group("where it is run")
-    where.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    add_device(where)
     where.add_argument("--processes", type=int, help="students trained side by side (default: one a core)")
 
 

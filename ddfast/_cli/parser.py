@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -106,10 +107,11 @@ def field_names(config_class: type) -> list[str]:
 def add_fields(group: Any, config_class: type, method: str | None = None) -> None:
     """One flag per dataclass field; a flag that is not given leaves the preset's (or default) value alone.
 
-    A field for some methods only is taken from others too, as scripts give the same options to all, but their help does
-    not list it.
+    The class's ``choices`` say which values a field can have, where they are known. A field for some methods only is
+    taken from others too, as scripts give the same options to all, but their help does not list it.
     """
     hints = typing.get_type_hints(config_class)
+    choices: Mapping[str, Sequence[str]] = getattr(config_class, "choices", {})
     for f in config_fields(config_class):
         flag = "--" + f.name.replace("_", "-")
         kind = hints[f.name]
@@ -124,6 +126,10 @@ def add_fields(group: Any, config_class: type, method: str | None = None) -> Non
             group.add_argument(flag, action="append", type=pair, metavar="KEY=VALUE", **common)
         elif typing.get_origin(kind) is tuple:
             group.add_argument(flag, type=float, nargs=len(typing.get_args(kind)), **common)
+        elif f.name in choices:
+            group.add_argument(flag, choices=choices[f.name], **common)
+        elif f.name == "device":
+            group.add_argument(flag, type=device, metavar="DEVICE", **common)
         else:
             plain = next(t for t in (typing.get_args(kind) or (kind,)) if t is not type(None))
             group.add_argument(flag, type=plain, metavar=plain.__name__.upper(), **common)
@@ -136,13 +142,25 @@ def given_fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def add_where(group: Any) -> None:
     """Where a run is done, and whether it was begun before, by this or another worker."""
-    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    add_device(group)
     group.add_argument(
         "--shard", metavar="I/N", help="this is worker I of N, counted from 0, that share the output folder (default: "
         "as torchrun's or SLURM's variables say)",
     )  # fmt: skip
     group.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
     group.add_argument("--overwrite", action="store_true", help="replace the run in the output folder")
+
+
+def add_device(group: Any) -> None:
+    """``--device``."""
+    group.add_argument("--device", type=device, default="auto", help="cpu, cuda, cuda:N or auto")
+
+
+def device(text: str) -> str:
+    """A device as it is given to an option."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected auto, cpu, cuda or cuda:N")
+    return text
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ddfast.evaluation.recipes import D3, VIEWS, d3_recipe, recipe_name, short_recipe, short_stage, shortened
 from ddfast.train import StudentConfig, TrainConfig
@@ -56,15 +56,17 @@ class EvaluationConfig:
         "distilled without sampling)"
     )  # fmt: skip
 
+    # fields with a fixed choice of values
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"staged": MODES, "fresh": FRESH}
+
     def __post_init__(self) -> None:
         for name in ("seeds", "curve_points", "val_per_class", "epochs", "batch_size", "width"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: got {value!r}, expected 1 or more")
-        if self.staged is not None and self.staged not in MODES:
-            raise ValueError(f"staged: got {self.staged!r}, expected one of {', '.join(MODES)}")
-        if self.fresh not in (None, *FRESH):
-            raise ValueError(f"fresh: got {self.fresh!r}, expected one of {', '.join(FRESH)}")
+        for name, allowed in self.choices.items():
+            if getattr(self, name) not in (None, *allowed):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if self.seed < 0:
             raise ValueError(f"seed: got {self.seed!r}, expected 0 or more")
         if self.lr is not None and not 0 < self.lr < math.inf:

@@ -7,7 +7,7 @@ import os
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ddfast.runs import Worker, identify_worker
 from ddfast.runs.device import torch_device
@@ -78,6 +78,11 @@ class RunOptions:
     quiet: bool = option(False, "no progress, no report")
     on_progress: Callable[..., None] | None = field(default=None, metadata={"cli": False})
 
+    # fields with a fixed choice of values
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "engine": ("auto", "torch", "compile", "openvino"), "stream": ("auto", "threads", "dali", "torch"),
+    }  # fmt: skip
+
     def __post_init__(self) -> None:
         check_types(type(self), vars(self))
         if self.workers is not None and self.workers < 0:
@@ -87,7 +92,7 @@ class RunOptions:
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite: give one of the two")
         self.worker()
-        for name, allowed in _CHOICES.items():
+        for name, allowed in self.choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {', '.join(allowed)}")
 
@@ -105,9 +110,3 @@ class RunOptions:
     def images_a_batch(self) -> int:
         """``batch_images`` with its default for the device."""
         return self.batch_images or (32 if self.torch_device() == "cpu" else 128)
-
-
-_CHOICES = {
-    "engine": ("auto", "torch", "compile", "openvino"),
-    "stream": ("auto", "threads", "dali", "torch"),
-}

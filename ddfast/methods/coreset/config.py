@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ddfast.methods._options import option
 from ddfast.methods._output import FORMATS
@@ -46,6 +46,11 @@ class CoresetConfig:
     jpeg_quality: int = option(75, "JPEG quality of the folder format")
     preset: str | None = option(None, "name of the preset these settings came from", cli=False)
 
+    # fields with a fixed choice of values
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "selection": SELECTIONS, "normalize": NORMALIZE, "format": FORMATS,
+    }  # fmt: skip
+
     def __post_init__(self) -> None:
         for name in ("ipc", "size", "input_size", "forgetting_networks", "forgetting_epochs", "forgetting_width"):
             value = getattr(self, name)
@@ -53,7 +58,7 @@ class CoresetConfig:
                 raise ValueError(f"{name}: got {value}, expected 1 or more")
         if self.seed < 0:
             raise ValueError(f"seed: got {self.seed}, expected 0 or more")
-        for name, allowed in (("selection", SELECTIONS), ("normalize", NORMALIZE), ("format", FORMATS)):
+        for name, allowed in self.choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if not 1 <= self.jpeg_quality <= 95:

@@ -10,7 +10,7 @@ from ddfast.methods._matching_config import TESTS, MatchingConfig, check_ranges
 from ddfast.methods._options import option
 from ddfast.methods.d3.split import check_split, parse_only
 from ddfast.nets.convnet import NORMS
-from ddfast.nets.decoder_config import KINDS
+from ddfast.nets.decoder_config import BATCH_NORMS, KINDS
 from ddfast.train.adjoint.step import PRECISIONS
 from ddfast.train.adjoint.unroll import MEMORIES
 from ddfast.train.dsa import STRATEGY
@@ -105,8 +105,8 @@ class D3Config:
     rates: ClassVar[tuple[str, ...]] = ("lr_latent", "lr_decoder", "lr_teacher", "expert_lr", "scale")
     weights: ClassVar[tuple[str, ...]] = ("mtt_weight", "mmd_weight", "lr_lr")
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "decoder": KINDS, "norm": NORMS, "bandwidths": BANDWIDTHS, "mmd_features": FEATURES, "memory": MEMORIES,
-        "soft_labels": SOFT_LABELS, "storage": STORAGES, "precision": PRECISIONS, "test": TESTS,
+        "decoder": KINDS, "batch_norm": BATCH_NORMS, "norm": NORMS, "bandwidths": BANDWIDTHS, "mmd_features": FEATURES,
+        "memory": MEMORIES, "soft_labels": SOFT_LABELS, "storage": STORAGES, "precision": PRECISIONS, "test": TESTS,
     }  # fmt: skip
     # fields that do not change what comes out
     indifferent: ClassVar[tuple[str, ...]] = ("preset", "only_blocks", "memory", "chunk")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import option
@@ -63,6 +63,9 @@ class PDDConfig:
     )
     preset: str | None = option(None, "the preset's name", cli=False)
 
+    # fields with a fixed choice of values
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"difficulty_scope": SCOPES}
+
     def __post_init__(self) -> None:
         for name in ("stages", "ipc_per_stage", "transition_epochs"):
             if getattr(self, name) < 1:
@@ -72,8 +75,9 @@ class PDDConfig:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected 1 or more")
         if not self.difficulty_interval > 0:
             raise ValueError(f"difficulty_interval: got {self.difficulty_interval!r}, expected a positive number")
-        if self.difficulty_scope not in SCOPES:
-            raise ValueError(f"difficulty_scope: got {self.difficulty_scope!r}, expected one of {', '.join(SCOPES)}")
+        for name, allowed in self.choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if self.lr_lr_later is not None and not hasattr(self.base_config, "lr_lr"):
             raise ValueError(
                 f"lr_lr_later: got {self.lr_lr_later!r}, but base {self.base} learns no rate; leave it out"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ddfast.methods._options import option
 
@@ -35,6 +35,12 @@ class RDEDConfig:
     preset: str | None = option(None, "name of the preset these settings came from", cli=False)
     parity_workers: int = option(0, "loader workers of the reference run to reproduce (its crops depend on them)")
 
+    # fields with a fixed choice of values
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "precision": ("fp32", "bf16", "fp16"), "rounding": ("nearest", "truncate"),
+        "format": ("folder", "png", "safetensors"),
+    }  # fmt: skip
+
     def __post_init__(self) -> None:
         for name in ("ipc", "factor", "mipc", "num_crop", "size"):
             if getattr(self, name) < 1:
@@ -51,7 +57,7 @@ class RDEDConfig:
             raise ValueError(f"scale: got {self.scale}, expected 0 < low <= high <= 1")
         if self.seed < 0:
             raise ValueError(f"seed: got {self.seed}, expected 0 or more")
-        for name, allowed in _CHOICES.items():
+        for name, allowed in self.choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {' or '.join(allowed)}")
         if not 1 <= self.jpeg_quality <= 95:
@@ -69,12 +75,6 @@ class RDEDConfig:
         """Side of a scored patch in pixels: ``size // factor``."""
         return self.size // self.factor
 
-
-_CHOICES = {
-    "precision": ("fp32", "bf16", "fp16"),
-    "rounding": ("nearest", "truncate"),
-    "format": ("folder", "png", "safetensors"),
-}
 
 _LOW = {"factor": 1, "num_crop": 5, "mipc": 300, "ipc": 10}
 _HIGH = {"factor": 2, "num_crop": 5, "mipc": 300, "ipc": 10}
