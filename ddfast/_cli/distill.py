@@ -11,17 +11,6 @@ from ddfast._cli import runs
 from ddfast._cli.answer import Answer
 from ddfast._cli.parser import EXIT_CODES, add_fields, command, field_names, given_fields
 
-_ABOUT = {
-    "coreset": "real pictures: random, herding, k-center or the most forgotten",
-    "d3": "a few Gaussians per class and a decoder, class blocks apart (Qin et al., 2024)",
-    "dc": "gradient matching (Zhao et al., ICLR 2021)",
-    "dm": "distribution matching (Zhao and Bilen, WACV 2023)",
-    "dsa": "gradient matching with siamese augmentation (Zhao and Bilen, ICML 2021)",
-    "idc": "gradient matching of several small images in one (Kim et al., ICML 2022)",
-    "mtt": "trajectory matching (Cazenavette et al., CVPR 2022)",
-    "pdd": "progressive stages of mtt, idc, dc, dsa or dm (Chen et al., ICLR 2024)",
-    "rded": "mosaics of real patches (Sun et al., CVPR 2024)",
-}
 _CIFAR = "cifar-10-batches-bin"
 _MORE = {
     "coreset": f"--data {_CIFAR} --selection herding --ipc 10 --size 32 --out herding10",
@@ -53,6 +42,7 @@ def add(commands: Any) -> None:
 
 def _add_method(methods: Any, name: str) -> None:
     from ddfast.methods import RunOptions, get_method
+    from ddfast.store.about import ABOUT
 
     method = get_method(name)
     presets = sorted(method.presets)
@@ -60,7 +50,7 @@ def _add_method(methods: Any, name: str) -> None:
     lines = [*smoke, *([_MORE[name]] if name in _MORE else [])]
     resumed = f"{lines[-1]} --resume" if lines and "--resume" not in lines[-1] else ""
     one = command(
-        methods, name, _distill, help=_ABOUT.get(name, f"the {name} method"), quiet=False,
+        methods, name, _distill, help=ABOUT[name].line if name in ABOUT else f"the {name} method", quiet=False,
         examples=[f"ddfast distill {name} {words}" for words in (*lines, resumed) if words],
     )  # fmt: skip
     needed = one.add_argument_group("what goes in and out")

@@ -30,6 +30,13 @@ def test_one_version() -> None:
     assert PROJECT["version"] == ddfast.__version__ == citation[1]
 
 
+def test_authors_are_those_to_cite() -> None:
+    text = (ROOT / "CITATION.cff").read_text().partition("authors:\n")[2]
+    cited = re.findall(r'^  - name: "(.+)"$', text, re.MULTILINE)
+    assert cited
+    assert [author["name"] for author in PROJECT["authors"]] == cited
+
+
 def test_a_released_version_is_in_the_changelog() -> None:
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == "Unreleased"
