@@ -70,6 +70,13 @@ def test_every_extra_is_explained() -> None:
     assert [extra for extra in PROJECT["optional-dependencies"] if f"`{extra}`" not in known] == []
 
 
+@pytest.mark.parametrize("extra", ["huggingface", "interchange"])
+def test_datasets_knows_the_lists_that_exports_are_typed_with(extra: str) -> None:
+    """Before version 4 it reads no feature of the type List, as which soft labels are exported."""
+    wanted = [each for each in PROJECT["optional-dependencies"][extra] if each.startswith("datasets")]
+    assert wanted == ["datasets>=4"]
+
+
 def test_pythons_of_classifiers_wheels_and_types_agree() -> None:
     named = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", c)]
     built = [re.sub(r"cp3(\d+)-\*", r"3.\1", name) for name in SETTINGS["tool"]["cibuildwheel"]["build"]]
