@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ddfast.evaluation.explain import Explanation, explain
 from ddfast.evaluation.explain.methods import ABOUT
 from ddfast.methods import method_names
 from ddfast.store import DistilledSet, LabelStore, set_fingerprint
+from ddfast.store.export import export
 from ddfast.train.latent import Distribution
 from ddfast.train.views import ViewConfig
 from tests.train.label_helpers import teacher
@@ -277,3 +279,33 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["explain", str(folder), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["method"], document["recipe"], document["classes"]) == ("dm", "dsa", 2)
+
+
+def test_damaged_and_wrong_paths_are_named(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "set", extras={"trained_images": torch.zeros(4, 3, 16, 16)})
+    path = folder / "images.safetensors"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"images\.safetensors: damaged, its head is no JSON .* copy the set anew"):
+        explain(folder)
+    with pytest.raises(FileNotFoundError, match=r"images\.safetensors: is a file, expected the folder"):
+        explain(path)
+
+
+def test_paths_with_spaces_are_quoted_in_commands(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "my set", method="rded")
+    export(folder, "imagefolder", tmp_path / "my pictures")
+    (tmp_path / "my pictures" / "manifest.json").unlink()
+    (tmp_path / "my run").mkdir()
+    (tmp_path / "my run" / "run.json").write_text("{}")
+    classes = tmp_path / "my pictures" / "train"
+    for place in (folder, classes):
+        assert str(place) in shlex.split(explain(place).command)
+    assert f"ddfast status '{tmp_path / 'my run'}' says" in words(explain(tmp_path / "my run"))
+
+
+def test_tensors_of_others_are_not_called_ours(tmp_path: Path) -> None:
+    torch.save(torch.zeros(2, 3, 8, 8), tmp_path / "images_best.pt")
+    text = explain(tmp_path).text()
+    assert "Written by" not in text
+    assert "space.json" not in text
+    assert "Laid out as ddfast export --to mtt writes it." in words(explain(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _unread(out: Path, manifest: Mapping[str, Any]) -> str:
         return ""
     what, were = ("1 source file", "was") if len(failures) == 1 else (f"{len(failures)} source files", "were")
     such = failures[0]["sample"]
-    return f"{what} could not be read and {were} skipped, such as {such} (ddfast explain {out}); "
+    return f"{what} could not be read and {were} skipped, such as {such} (ddfast explain {shlex.quote(str(out))}); "
 
 
 def _evaluation_of(arguments: argparse.Namespace, manifest: Mapping[str, Any]) -> str:
@@ -102,4 +103,5 @@ def _evaluation_of(arguments: argparse.Namespace, manifest: Mapping[str, Any]) -
     recipe = "smoke" if arguments.preset == "smoke" else own_recipe(manifest)
     known = (manifest.get("source") or {}).get("name") in BUILT_IN
     preset = f" --preset {recipe}" if recipe else ""
-    return f"ddfast evaluate {arguments.out}{preset}" + f" --data TEST_PICTURES --train {arguments.data}" * (not known)
+    data = "" if known else f" --data TEST_PICTURES --train {shlex.quote(str(arguments.data))}"
+    return f"ddfast evaluate {shlex.quote(str(arguments.out))}{preset}{data}"

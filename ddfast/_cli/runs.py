@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -96,7 +97,7 @@ def launch(arguments: argparse.Namespace, words: Sequence[str], out: Path) -> An
     )  # fmt: skip
     first = jobs[0].job_id
     who = f"{len(jobs)} workers, jobs {first} and following" if len(jobs) > 1 else f"1 worker, job {first}"
-    text = f"{who}; logs in {logs}; see: ddfast status {out} --watch"
+    text = f"{who}; logs in {logs}; see: ddfast status {shlex.quote(str(out))} --watch"
     document = {"out": str(out), "logs": str(logs), "jobs": [str(job.job_id) for job in jobs]}
     if arguments.launcher != "local":
         return Answer(text, document)

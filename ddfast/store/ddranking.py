@@ -24,14 +24,15 @@ DATASETS = {
     **{f"Image{name}": (10, IMAGENET, "ConvNet-5") for name in ("Nette", "Woof", "Meow", "Squawk", "Fruit", "Yellow")},
 }
 # Labels of DD-Ranking's subsets are places in these lists of ImageNet-1K classes (MTT's), which mostly are not sorted
-_SUBSETS = {
-    "ImageNette": (0, 217, 482, 491, 497, 566, 569, 571, 574, 701),
-    "ImageWoof": (193, 182, 258, 162, 155, 167, 159, 273, 207, 229),
-    "ImageMeow": (281, 282, 283, 284, 285, 291, 292, 290, 289, 287),
-    "ImageSquawk": (84, 130, 88, 144, 145, 22, 96, 9, 100, 89),
-    "ImageFruit": (953, 954, 949, 950, 951, 957, 952, 945, 943, 948),
-    "ImageYellow": (309, 986, 954, 951, 987, 779, 599, 291, 72, 11),
+_LISTED = {  # after Image
+    "Nette": "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 n03888257",
+    "Woof": "n02096294 n02093754 n02111889 n02088364 n02086240 n02089973 n02087394 n02115641 n02099601 n02105641",
+    "Meow": "n02123045 n02123159 n02123394 n02123597 n02124075 n02129165 n02129604 n02128925 n02128757 n02127052",
+    "Squawk": "n01806143 n02007558 n01818515 n02051845 n02056570 n01614925 n01843383 n01518878 n01860187 n01819313",
+    "Fruit": "n07753275 n07753592 n07745940 n07747607 n07749582 n07768694 n07753113 n07720875 n07718472 n07742313",
+    "Yellow": "n02206856 n12057211 n07753592 n07749582 n12144580 n04146614 n03530642 n02129165 n01773157 n01531178",
 }
+SUBSETS = {f"Image{name}": tuple(wnids.split()) for name, wnids in _LISTED.items()}
 _SOURCES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "TinyImageNet", "imagenette": "ImageNette",
             "imagewoof": "ImageWoof", "imagenet": "ImageNet1K"}  # fmt: skip
 _WORDNET = re.compile(r"n\d{8}")
@@ -88,17 +89,20 @@ def write_ddranking(distilled: DistilledSet, out: Path, *, dataset: str | None =
 
 def _class_order(distilled: DistilledSet, dataset: str) -> list[int]:
     """Our labels in the order of DD-Ranking's."""
-    names = distilled.class_names
-    subset = _SUBSETS.get(dataset)
-    if subset is None or list(subset) == sorted(subset):
+    names = list(distilled.class_names)
+    subset = SUBSETS.get(dataset, ())
+    named = all(map(_WORDNET.fullmatch, names))
+    if not subset or (list(subset) == sorted(subset) and not named):
         return list(range(len(names)))
-    if not all(map(_WORDNET.fullmatch, names)):
+    if not named:
         raise ValueError(
             f"class_names: got {', '.join(names[:10])}; DD-Ranking's order of {dataset} is not the sorted one, so "
-            "they must be its WordNet ids (n02086240 ...)"
+            f"they must be its WordNet ids ({subset[0]} ...)"
         )
-    labels = sorted(range(len(names)), key=names.__getitem__)  # ImageNet's classes are sorted by WordNet id
-    return [labels[sorted(subset).index(number)] for number in subset]
+    if set(names) != set(subset):
+        other = ", ".join(sorted(set(names) - set(subset)))
+        raise ValueError(f"class_names: {other} are not of {dataset}, which is {', '.join(subset)}; give its --dataset")
+    return [names.index(wnid) for wnid in subset]
 
 
 def _yaml(dataset: str, model: str, distilled: DistilledSet) -> str:
@@ -129,5 +133,5 @@ def _yaml(dataset: str, model: str, distilled: DistilledSet) -> str:
     }  # fmt: skip
     # JSON values are YAML values; a line a key keeps the file readable
     lines = [f"{key}: {json.dumps(value)}\n" for key, value in values.items()]
-    notes = (_SUBSET if dataset in _SUBSETS else "", _WHITENED if distilled.manifest.get("space") == "zca" else "")
+    notes = (_SUBSET if dataset in SUBSETS else "", _WHITENED if distilled.manifest.get("space") == "zca" else "")
     return _HEAD + "".join(notes) + "".join(lines)

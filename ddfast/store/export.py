@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -39,12 +40,17 @@ def export(
 
     Raises:
         ValueError: unknown layout, or a set that does not fit it.
-        TypeError: an option that the layout does not have.
+        TypeError: an option that the layout does not have; nothing is read then.
         FileExistsError: the folder holds something.
         ImportError: Hugging Face parquet without pyarrow.
     """
     if to not in EXPORTERS:
         raise ValueError(f"to: got {to!r}, expected one of {', '.join(sorted(EXPORTERS))}")
+    for name in options:
+        if name not in _options(to):
+            owners = [f"{layout!r}" for layout in sorted(EXPORTERS) if name in _options(layout)]
+            whose = f"it is of {' and '.join(owners)}" if owners else f"expected {', '.join(_options(to)) or 'none'}"
+            raise TypeError(f"{name}: {to!r} has no such option; {whose}")
     target = Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target}: exists and is not an empty folder; choose another or delete it first")
@@ -88,6 +94,11 @@ def write_imagefolder(distilled: DistilledSet, out: Path, *, jpeg: bool = False)
     manifest = bare.described("folder", image_format, files, sizes)
     manifest["exported"] = {"to": "imagefolder", "left_out": left_out}
     (out / MANIFEST_FILE).write_bytes(manifest_bytes(manifest))
+
+
+def _options(to: str) -> list[str]:
+    parameters = inspect.signature(EXPORTERS[to]).parameters.values()
+    return [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
 
 
 def _write_json(path: Path, value: Any) -> None:

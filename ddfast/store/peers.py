@@ -58,7 +58,7 @@ def write_mtt(distilled: DistilledSet, out: Path, *, labels: str = "hard") -> No
         "ipc": distilled.ipc,
         "class_names": list(distilled.class_names),
     }
-    (out / "space.json").write_text(json.dumps(note, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (out / "space.json").write_text(json.dumps(note, ensure_ascii=False, indent=1) + "\n", "utf-8", "backslashreplace")
 
 
 def without_tensors(distilled: DistilledSet) -> tuple[DistilledSet, list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ddfast.nets import imagenet_wnids
 from ddfast.store import ddranking
 from docs.generate.settings import table
 
@@ -41,10 +40,7 @@ def opening() -> str:
 
 def subsets() -> str:
     """Ten-class subsets of ImageNet-1K by WordNet id."""
-    wnids = imagenet_wnids()
-    rows = [
-        [name, " ".join(wnids[place] for place in ddranking._SUBSETS[name])] for name in ("ImageNette", "ImageWoof")
-    ]
+    rows = [[name, " ".join(ddranking.SUBSETS[name])] for name in ("ImageNette", "ImageWoof")]
     return table(["subset", "classes"], rows)
 
 

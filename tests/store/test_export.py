@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from ddfast._types import IMAGENET, Normalization
 from ddfast.data.whitening import ZCA
+from ddfast.nets import imagenet_wnids
 from ddfast.store import DistilledSet, load, read_manifest
-from ddfast.store.ddranking import CIFAR, DATASETS
+from ddfast.store.ddranking import CIFAR, DATASETS, SUBSETS
 from ddfast.store.export import export
 from ddfast.store.loader import recipe_of
 
@@ -191,10 +192,14 @@ def test_ddranking_subsets_are_in_its_order_of_classes(tmp_path: Path) -> None:
     one = make_set(TEN, 8)
     with pytest.raises(ValueError, match="must be its WordNet ids"):
         export(one, "ddranking", tmp_path / "out", dataset="ImageWoof")
-    # wnids as the numbers of their ImageNet classes; our labels in an order of their own
-    listed = [193, 182, 258, 162, 155, 167, 159, 273, 207, 229]
-    ours = [229, 155, 159, 162, 167, 182, 193, 207, 258, 273]
-    one.class_names = tuple(f"n{number:08d}" for number in ours)
+    one.class_names = tuple(f"n{number:08d}" for number in range(10))
+    with pytest.raises(ValueError, match=r"n00000000, n00000001, .* are not of ImageNette"):
+        export(one, "ddranking", tmp_path / "out", dataset="ImageNette")
+    # MTT's list as places among the sorted ImageNet classes; our labels in an order of their own
+    places = [193, 182, 258, 162, 155, 167, 159, 273, 207, 229]
+    listed = [imagenet_wnids()[place] for place in places]
+    ours = [listed[-1], *sorted(listed[:-1])]
+    one.class_names = tuple(ours)
     one.extras["soft_logits"] = torch.randn(20, 10)
     export(one, "ddranking", tmp_path / "out", dataset="ImageWoof")
     images, labels, soft = read(tmp_path / "out", "images", "labels", "soft_labels")
@@ -208,11 +213,21 @@ def test_ddranking_subsets_are_in_its_order_of_classes(tmp_path: Path) -> None:
         assert soft[row, place] == one.extras["soft_logits"][index, label]
 
 
+@pytest.mark.parametrize("to", ["imagefolder", "mtt", "ddranking"])
+def test_names_of_classes_need_not_be_unicode(tmp_path: Path, to: str) -> None:
+    one = make_set((1,) * 10, 8)
+    one.class_names = ("caf\udce9", *one.class_names[1:])
+    options = {"dataset": "CIFAR10"} if to == "ddranking" else {}
+    out = export(one, to, tmp_path / to, **options)
+    if to == "mtt":
+        assert json.loads((out / "space.json").read_text())["class_names"][0] == "caf\udce9"
+
+
 def test_ddranking_settings_are_complete_yaml(tmp_path: Path) -> None:
     yaml = pytest.importorskip("yaml", reason="needs PyYAML to read the settings back")
     for name, (classes, norm, model) in DATASETS.items():
         one = make_set((1,) * classes, 8)
-        one.class_names = tuple(f"n{label:08d}" for label in range(classes))
+        one.class_names = tuple(SUBSETS.get(name) or (f"n{label:08d}" for label in range(classes)))
         export(one, "ddranking", tmp_path / name, dataset=name)
         settings = yaml.safe_load((tmp_path / name / "ddranking.yaml").read_text())
         assert settings["custom_val_trans"] is None  # it fails without the key, null or not
@@ -297,8 +312,13 @@ def test_export_from_a_folder_and_wrong_targets(tmp_path: Path) -> None:
         export(tmp_path / "set", "imagefolder", tmp_path / "out")
     with pytest.raises(ValueError, match="to: got 'zip', expected one of ddranking, huggingface, imagefolder, mtt"):
         export(tmp_path / "set", "zip", tmp_path / "other")
-    with pytest.raises(TypeError, match="quality"):
-        export(tmp_path / "set", "imagefolder", tmp_path / "other", quality=3)
+    for to, option, words in (
+        ("imagefolder", "quality", "quality: 'imagefolder' has no such option; expected jpeg"),
+        ("huggingface", "jpeg", "jpeg: 'huggingface' has no such option; it is of 'imagefolder'"),
+        ("imagefolder", "dataset", "dataset: 'imagefolder' has no such option; it is of 'ddranking'"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            export(tmp_path / "set", to, tmp_path / "other", **{option: 3})
 
 
 def test_dataloader_normalises_as_the_manifest_says(tmp_path: Path) -> None:

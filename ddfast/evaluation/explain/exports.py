@@ -45,7 +45,7 @@ def bare_export(root: Path) -> Explanation | None:
     if layout is None:
         return None
     found = Explanation("export", str(root), facts={"layout": layout})
-    found.say("layout", f"Written by ddfast export --to {layout}.")
+    found.say("layout", f"Laid out as ddfast export --to {layout} writes it.")
     files = [path for path in root.rglob("*") if path.is_file()]
     found.say("bytes", f"{size_text(sum(path.stat().st_size for path in files))} in {plural(len(files), 'file')}.")
     found.code = _code(root, layout, {})
@@ -64,10 +64,11 @@ def _code(root: Path, layout: str, manifest: Mapping[str, Any]) -> str:
 
 def _mtt(root: Path, manifest: Mapping[str, Any]) -> list[str]:
     space = _space(root)
+    told = "in the space that space.json names" if space else "in a space that is not told, mostly normalised"
     lines = [
         "import torch",
         f"images, labels = torch.load({str(root / 'images_best.pt')!r}), torch.load({str(root / 'labels_best.pt')!r})",
-        "# float32 [N, 3, H, W] in the space that space.json names; lr_best.pt, if it is there, is the student's rate",
+        f"# float32 [N, 3, H, W] {told}; lr_best.pt, if it is there, is the student's rate",
     ]
     if space.get("space") == "zca" and (root / "zca.pt").is_file():
         lines += [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def explain(folder: str | os.PathLike[str]) -> Explanation:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder, expected a distilled set or stored soft labels")
+        what = "is a file" if root.exists() else "no such folder"
+        raise FileNotFoundError(f"{root}: {what}, expected the folder of a distilled set or stored soft labels")
     if os.path.lexists(root / MANIFEST_FILE):
         manifest = read_manifest(root / MANIFEST_FILE)
         found = explain_set(root, manifest)
@@ -66,7 +68,7 @@ def _labels(root: Path) -> Explanation:
     if not store.per_image:
         found.say("views", f"Seed {made.get('seed')}, batches of {made.get('batch_size')}, view {made.get('view')}.")
     found.say("bytes", f"{size_text(layout.total_bytes)}, {size_text(layout.row_bytes)} a label.")
-    found.command = f"ddfast evaluate SET --labels {root}"
+    found.command = f"ddfast evaluate SET --labels {shlex.quote(str(root))}"
     kind = "ImageLabelDataset" if store.per_image else "SoftLabelDataset"
     loop = [
         "for images, logits in torch.utils.data.DataLoader(data, batch_size=50, shuffle=True):",
@@ -102,7 +104,7 @@ def _report(root: Path) -> Explanation:
 
 def _unfinished(root: Path) -> Explanation:
     found = Explanation("unfinished run", str(root))
-    found.say("state", f"There is no {MANIFEST_FILE} yet. ddfast status {root} says how far it is.")
+    found.say("state", f"There is no {MANIFEST_FILE} yet. ddfast status {shlex.quote(str(root))} says how far it is.")
     found.missing = ["what it will be: run its command again with --resume"]
     return found
 
@@ -119,7 +121,7 @@ def _pictures(root: Path) -> Explanation:
     found.say("bytes", size_text(sum((root / path).stat().st_size for path in paths)) + ".")
     if empty:
         found.warnings.append(f"{plural(empty, 'class')} without pictures, such as {names[each_class.index(0)]}.")
-    found.command = f"ddfast evaluate {root} --data TEST_PICTURES --train REAL_PICTURES"
+    found.command = f"ddfast evaluate {shlex.quote(str(root))} --data TEST_PICTURES --train REAL_PICTURES"
     found.code = f"import ddfast\nloader = ddfast.load({str(root)!r}).dataloader(batch_size=50)"
     found.missing = [f"method, source, observer, settings, seed, normalisation and recipe: there is no {MANIFEST_FILE}"]
     return found

@@ -56,7 +56,10 @@ def stored_tensors(folder: Path, manifest: Manifest) -> dict[str, list[int]]:
         size = int.from_bytes(file.read(8), "little")
         if size > _MANY_HEADER_BYTES:
             raise ValueError(f"{path}: damaged, its head says {size} bytes")
-        head = parse_json(file.read(size))
+        try:
+            head = parse_json(file.read(size))
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged, its head is no JSON ({error}); copy the set anew") from error
     if not isinstance(head, dict) or not all(isinstance(entry, dict) for entry in head.values()):
         raise ValueError(f"{path}: damaged, its head is no table of tensors")
     return {
