@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import re
 import warnings
 import zlib
 from pathlib import Path
@@ -45,7 +46,7 @@ def open_idx(place: Path, split: str = "train") -> ArraySource:
     """Opens the pictures and labels of a split.
 
     The files say nothing of what they show, so the folder's name does (that of the one above where it is ``raw``):
-    with "fashion" in it FashionMNIST, otherwise with "mnist" what stands there, such as KMNIST.
+    with the word "fashion" or "FashionMNIST" in it FashionMNIST, with "mnist", "kmnist" or "qmnist" that one.
 
     Args:
         place: the folder with the files, from `find_idx`.
@@ -71,11 +72,11 @@ def _called(place: Path) -> tuple[str, tuple[str, ...]]:
     real = place.resolve()
     folder = real.parent.name if real.name == "raw" else real.name
     digits = tuple(str(digit) for digit in range(10))
-    plain = folder.lower().replace("-", "").replace("_", "").replace(" ", "")
-    if "fashion" in plain or plain == "fmnist":
+    words = re.split(r"[-_ .]+", folder.lower())
+    if not {"fashionmnist", "fashion", "fmnist"}.isdisjoint(words):
         return "fashionmnist", _FASHION
-    if "mnist" in plain:
-        return next((name.lower() for name in _SETS[2:] if name.lower() in plain), "mnist"), digits
+    if known := [name for name in ("kmnist", "qmnist", "mnist") if name in words]:
+        return known[0], digits
     warnings.warn(
         f"{place}: MNIST and FashionMNIST have files of the same names; to get the constants and names of one, call "
         f"the folder mnist or fashionmnist instead of {folder!r}",

@@ -60,6 +60,8 @@ def is_ilsvrc_val(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         flat = False
         for entry in entries:
+            if entry.name.startswith("."):
+                continue
             if entry.is_dir():
                 return False
             flat |= entry.name.startswith(_FLAT)

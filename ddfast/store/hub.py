@@ -57,8 +57,9 @@ def write_hub(distilled: DistilledSet, out: Path) -> None:
     table = pa.table(columns).replace_schema_metadata(metadata)
     (out / "data").mkdir()
     parquet.write_table(table, out / PARQUET, compression="none")  # PNG does not compress any further
-    (out / "README.md").write_text(card(distilled), "utf-8", "backslashreplace")
+    # looks at the manifest first, which the card quotes
     _write_rest(distilled, out, {str(picture["path"]): len(picture["bytes"]) for picture in pictures})
+    (out / "README.md").write_text(card(distilled), "utf-8", "backslashreplace")
 
 
 def _write_rest(distilled: DistilledSet, out: Path, sizes: Mapping[str, int]) -> None:

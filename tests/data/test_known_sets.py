@@ -59,6 +59,12 @@ def test_fashion_mnist_is_known_by_its_folder(tmp_path: Path) -> None:
     make_idx(tmp_path / "pictures")
     with pytest.warns(SourceWarning, match="call the folder mnist or fashionmnist instead of 'pictures'"):
         assert open_source(tmp_path / "pictures").name == "pictures"
+    for name in ("notMNIST", "emnist-digits"):
+        make_idx(tmp_path / name)
+        with pytest.warns(SourceWarning, match="call the folder mnist or fashionmnist"):
+            assert open_source(tmp_path / name).name == name
+    make_idx(tmp_path / "my_mnist-2")
+    assert open_source(tmp_path / "my_mnist-2").name == "mnist"
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,20 @@ def test_half_precision_gradients_are_rounded_like_torch() -> None:
         assert torch.equal(grads[0], grads[1].half())
 
 
+@pytest.mark.parametrize("backend", ["default"], indirect=True)
+def test_transforms_of_torch_func_and_forward_mode() -> None:
+    z, t, _ = case(64, 1000)
+    x = z.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(soft_label_loss(x, t), x)
+    torch.testing.assert_close(torch.func.grad(soft_label_loss)(z, t), wanted)
+    tangent = torch.func.jvp(lambda each: soft_label_loss(each, t), (z,), (t,))[1]
+    torch.testing.assert_close(tangent, (wanted * t).sum(), rtol=1e-4, atol=1e-6)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(z, t)
+        tangent = torch.autograd.forward_ad.unpack_dual(soft_label_loss(dual, t)).tangent
+    torch.testing.assert_close(tangent, (wanted * t).sum(), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("backend", [NATIVE], indirect=True)
 def test_float64_is_refused_by_the_kernel() -> None:
     z, t, _ = case(2, 3, torch.float64)
@@ -283,6 +297,7 @@ def test_wrong_arguments_are_named() -> None:
     for message, arguments, keywords in (
         (r"teacher: gave logits \[4, 5\], the student \[4, 6\]; expected the same", (z, t[:, :5]), {}),
         (r"teacher: gave logits \[3, 6\]", (z, t[:3]), {}),
+        ("temperature: got inf", (z, t), {"temperature": float("inf")}),
         ("kind: got 'js'", (z, t), {"kind": "js"}),
         ("reduction: got 'batchmean'", (z, t), {"reduction": "batchmean"}),
         ("temperature: got 0.0", (z, t), {"temperature": 0.0}),

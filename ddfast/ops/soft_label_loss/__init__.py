@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from ddfast.ops import _registry
 from ddfast.ops._checks import check_device, check_tensor
@@ -66,7 +68,7 @@ def soft_label_loss(
         raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(KINDS)}")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: got {reduction!r}, expected 'mean', 'sum' or 'none'")
-    if not temperature > 0:
+    if not 0 < temperature < math.inf:
         raise ValueError(f"temperature: got {temperature!r}, expected a positive number")
     if (kind == "mse_gt") != (labels is not None):
         raise ValueError(
@@ -92,10 +94,13 @@ def soft_label_loss(
 
 def _better_by_torch(logits: Tensor) -> bool:
     """Whether torch's own functions are the fastest here: on CPUs, where the C++ kernel does not run, where calling it
-    takes longer than the loss does, and inside torch.compile, which fuses them."""
+    takes longer than the loss does, inside torch.compile, which fuses them, and under torch.func and forward mode,
+    which have no rule for the kernel."""
     if logits.device.type != "cpu" or _registry.forced_backend(OP.name):
         return False
     if torch.compiler.is_compiling() or logits.numel() < SMALL:
+        return True
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     return bool(_rejects(logits) or _registry.native_missing("cpu"))
 
