@@ -22,7 +22,7 @@ DATA = ("ddfast/py.typed", "ddfast/nets/imagenet_wnids.txt", "ddfast/evaluation/
 IN_SDIST = (
     "pyproject.toml", "setup.py", "LICENSE", "README.md", "CHANGELOG.md", "tests/conftest.py", *DATA,
     "mkdocs.yml", "docs/generate/commands.py", "examples/run_all.py", ".ci/run",
-    ".github/ISSUE_TEMPLATE/bug_report.yml",
+    ".github/ISSUE_TEMPLATE/bug_report.yml", "benchmarks/results/schema.json", "benchmarks/reproduced/demo.json",
 )  # fmt: skip
 LARGEST_FILE = 200_000  # bytes; kernels excepted
 LARGEST = {"wheel": 5_000_000, "sdist": 3_000_000}

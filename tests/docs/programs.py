@@ -18,7 +18,7 @@ from tests.docs.blocks import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib
-else:  # a part of mypy's requirements there
+else:
     import tomli as tomllib
 
 _FORMS = {
