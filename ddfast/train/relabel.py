@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -270,8 +270,10 @@ def relabel_folder(
         expect = replay.fingerprint(distilled.images, distilled.labels)
         keys = ("set",) if per_image else ("set", "view", "seed", "batch_size")
         LabelStore.open(out, expect={key: expect[key] for key in keys})
-    observers = [load_teacher(name, distilled, data) for name in teachers]
-    real = open_source(data) if data is not None and check_classes else None
+    opened = None if data is None else cache(partial(open_source, data))  # once, and only if a teacher needs it
+    observers = [load_teacher(name, distilled, opened) for name in teachers]
+    looks = check_classes and any(isinstance(each, Observer) and not each.random_weights for each in observers)
+    real = opened() if opened is not None and looks else None
     return finish(relabel(distilled, observers, Path(out), real=real, device=device, worker=worker, **chosen))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddfast._types import Normalization
-from ddfast.data import Source, open_source
+from ddfast.data import Source
 from ddfast.nets.checkpoints import fingerprint
 from ddfast.nets.classes import map_classes
 from ddfast.nets.observers import Observer, load_observer
@@ -111,26 +111,28 @@ class Teachers:
         return torch.cat(parts)
 
 
-def load_teacher(spec: str, distilled: DistilledSet, data: str | None = None) -> Observer | SmallObserver:
+def load_teacher(
+    spec: str, distilled: DistilledSet, real: Callable[[], Source] | None = None
+) -> Observer | SmallObserver:
     """A teacher from its name, as the command line gives it; ``train:`` ones are still to be trained.
 
     Args:
         spec: what `load_observer` takes (``resnet18``, ``cifar10_conv3.pth``); ``NAME=FILE`` for a named network's
-            weights; or ``train:conv3``, trained on ``data`` as the set's own observer was.
+            weights; or ``train:conv3``, trained on the real set as the set's own observer was.
         distilled: the set, for the pictures' size and the seed.
-        data: the real set, for ``train:``.
+        real: opens the real set; called for ``train:`` alone.
 
     Raises:
-        ValueError: as `load_observer`, or ``train:`` without ``data``.
+        ValueError: as `load_observer`, or ``train:`` without the real set.
     """
     side = int(distilled.images.shape[1])
     if not spec.startswith("train:"):
         name, _, file = spec.partition("=")
         return load_observer(name, weights=file or None, input_size=side)
-    if data is None:
+    if real is None:
         raise ValueError(f"teacher: {spec!r} is trained on the real set; name it with --data")
     seed = int(distilled.manifest.get("seed") or 0)
-    return SmallObserver(spec.removeprefix("train:"), open_source(data), side, seed)
+    return SmallObserver(spec.removeprefix("train:"), real(), side, seed)
 
 
 def _check_size(observer: Observer, size: tuple[int, int], device: torch.device) -> None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ddfast.data import Source
 from ddfast.data.arrays import ArraySource
 from ddfast.evaluation import evaluate
 from ddfast.nets import ClassOrderError
+from ddfast.nets.convnet import ConvNet
 from ddfast.nets.observers import Observer, load_observer
 from ddfast.train.class_check import check_teacher
 from ddfast.train.loop import TrainConfig
@@ -95,6 +97,45 @@ def test_teachers_trained_for_relabelling_are_matched_by_name(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"1 of 3 class folders are unknown to the observer \(blue\)"):
         relabel(small_set(), [other], tmp_path / "other", **OPTIONS)
     assert not (tmp_path / "other").exists()
+
+
+def test_the_real_set_is_opened_once_and_only_if_a_teacher_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ddfast.train import relabel as relabelling
+
+    opened: list[Source] = []
+    given: dict[str, Any] = {}
+
+    def open_source(name: str) -> Source:
+        assert name == "somewhere"
+        opened.append(source(20, 1))
+        return opened[-1]
+
+    def take(_: Any, teachers: Any, *__: Any, real: Any, **___: Any) -> None:
+        given.update(teachers=teachers, real=real)
+
+    monkeypatch.setattr(relabelling, "open_source", open_source)
+    monkeypatch.setattr(relabelling, "relabel", take)
+    small_set().save(tmp_path / "set", format="safetensors")
+    weights, trained = tmp_path / "net_conv3.pth", "train:conv3"
+    torch.save(ConvNet(3, 3, SIDE).state_dict(), weights)
+    cases: list[tuple[list[str], bool, int, bool]] = [  # names, checked, times opened, pictures to look at
+        ([trained, trained], True, 1, False),
+        ([trained], False, 1, False),
+        ([str(weights), str(weights)], True, 1, True),
+        ([str(weights)], False, 0, False),
+        ([trained, str(weights), trained], True, 1, True),
+    ]
+    for names, checked, times, looks in cases:
+        opened.clear()
+        relabelling.relabel_folder(
+            tmp_path / "set", names, tmp_path / "labels", preset_name="smoke", data="somewhere", device="cpu",
+            check_classes=checked,
+        )  # fmt: skip
+        assert len(opened) == times, names
+        assert given["real"] is (opened[0] if looks else None)
+        assert all(each.source is opened[0] for each in given["teachers"] if isinstance(each, SmallObserver))
 
 
 def test_evaluation_looks_at_real_pictures_first(tmp_path: Path) -> None:
