@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ddfast"
 LAYERS = {
-    "_env": 0, "_temporary": 0, "_types": 0, "_machine": 0, "_outside": 0, "_printable": 0, "_torch_check": 0,
-    "_tensor_files": 0.5, "_native": 0.5, "ops": 1, "_info": 2, "nets": 2, "store": 2, "runs": 2, "data": 3,
-    "train": 4, "methods": 5, "evaluation": 5, "studies": 5.25, "demo": 5.5, "reproduce": 5.5, "bench": 5.5,
+    "_env": 0, "_temporary": 0, "_types": 0, "_machine": 0, "_outside": 0, "_printable": 0, "_processes": 0,
+    "_torch_check": 0, "_tensor_files": 0.5, "_native": 0.5, "ops": 1, "_info": 2, "nets": 2, "store": 2, "runs": 2,
+    "data": 3, "train": 4, "methods": 5, "evaluation": 5, "studies": 5.25, "demo": 5.5, "reproduce": 5.5, "bench": 5.5,
     "_cli": 5.75, "cli": 6, "__main__": 7, "__init__": 7,
 }  # fmt: skip
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts)

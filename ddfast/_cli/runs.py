@@ -12,6 +12,7 @@ from typing import Any
 
 from ddfast._cli.answer import Answer
 from ddfast._cli.parser import command, pair
+from ddfast._processes import module_command
 from ddfast.runs.preemption import Preempted
 from ddfast.runs.submit import LAUNCHERS
 
@@ -87,7 +88,7 @@ def launch(arguments: argparse.Namespace, words: Sequence[str], out: Path) -> An
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_launch(own)
     rest = own.parse_known_args(words)[1]
-    again = [sys.executable, "-m", "ddfast", *rest, *["--resume"] * ("--resume" not in rest)]
+    again = module_command("ddfast", *rest, *["--resume"] * ("--resume" not in rest))
     logs = out.with_name(f"{out.name}_jobs")
     count, options = arguments.launch_workers, dict(arguments.launch_option)
     named = getattr(arguments, "device", "auto").startswith("cuda:")

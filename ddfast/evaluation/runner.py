@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from ddfast._processes import module_command
 from ddfast.evaluation.plan import Plan
 from ddfast.evaluation.tasks import run_task
 from ddfast.evaluation.validation import CACHE_FILE
@@ -167,9 +168,7 @@ def _start(plan: Plan, out: Path) -> subprocess.Popen[bytes]:
         raise ValueError(
             f"processes: the pictures or the teacher cannot be sent ({error}); give processes=1"
         ) from error
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "ddfast.evaluation.helper", str(os.getpid())]
-    helper = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+    helper = subprocess.Popen(module_command("ddfast.evaluation.helper", str(os.getpid())), stdin=subprocess.PIPE)
     if helper.stdin is not None:
         helper.stdin.write(data)
         helper.stdin.close()
