@@ -59,7 +59,8 @@ def test_a_mosaic_set(tmp_path: Path) -> None:
     )  # fmt: skip
     found = explain(folder)
     text = words(found)
-    for part in ("4 images of 2 classes (cat, dog), 2 per class", "16 x 16 pixels", "A mosaic has 2 x 2 patches",
+    for part in ("4 images of 2 classes (cat, dog), 2 per class", "16 x 16 pixels",
+                 "A mosaic has 2 x 2 patches, chosen from 5 crops of each of up to 100 pictures per class.",
                  "Made from pets (fingerprint abababababab). Preset smoke. Seed 7.", "right on 50.0 % of 80 pictures",
                  "mean (0.5, 0.5, 0.5)", "jpeg files", "the recipe rded", "ddfast 0.", "numpy"):  # fmt: skip
         assert part in text, part

@@ -33,7 +33,7 @@ def method_words(manifest: Mapping[str, Any]) -> list[str]:
     if name == "rded" and config.get("factor") and config.get("mipc"):
         side = config["factor"]
         found.append(
-            f"A mosaic has {side} x {side} patches, chosen from {config.get('num_crop')} crops of each of "
+            f"A mosaic has {side} x {side} patches, chosen from {config.get('num_crop')} crops of each of up to "
             f"{config.get('mipc')} pictures per class."
         )  # fmt: skip
     return [*found, f"Paper: {about.paper}." if about and about.paper else ""]
