@@ -99,6 +99,7 @@ def run_matching(
     refuse_occupied(out, resume=options.resume, overwrite=options.overwrite, worker=worker)
     require_classes(source, config.fewest_classes, method)
     require_images(source, config.ipc, f"ipc={config.ipc}")
+    config.fitting_net(len(source.class_names))
     settings = {
         "method": method,
         "config": config.identity(),

@@ -81,6 +81,20 @@ class MatchingConfig:
         """The architecture that is matched on."""
         return FlatConvNet(classes, self.size, depth=self.depth, width=self.width, norm=self.norm)
 
+    def fitting_net(self, classes: int) -> FlatNet:
+        """The same, for refusing before there is a run folder what does not fit.
+
+        Raises:
+            ValueError: the network does not take pictures of this size; names the setting.
+        """
+        try:
+            return self.net(classes)
+        except ValueError as error:
+            said = str(error)
+        if said.startswith("input_size:"):
+            said = said.removeprefix("input_") + (", or a smaller depth" if "depth" in said else "")
+        raise ValueError(said)
+
     def pixels(self, space: Space, stored: Tensor) -> Tensor:
         """A matcher's ``stored`` images as pictures, uint8 [n, H, W, 3]."""
         return space.invert(stored)

@@ -43,7 +43,9 @@ class FlatConvNet:
             if count < 1:
                 raise ValueError(f"{name}: got {count!r}, expected 1 or more")
         if self.side < 1:
-            raise ValueError(f"input_size: got {self.input_size} for depth {self.depth}, expected {2**self.depth}")
+            raise ValueError(
+                f"input_size: got {self.input_size} for depth {self.depth}, expected at least {2**self.depth}"
+            )
 
     @property
     def side(self) -> int:

@@ -114,7 +114,7 @@ def test_confused_classes_share_a_block(tmp_path: Path) -> None:
         ({"blocks": 4}, "blocks: got 4 for 6 classes, expected at most 3"),
         ({"only_blocks": "1,2"}, "only_blocks: got 2, expected 0 to 1"),
         ({"given": source(classes=1), "blocks": 1}, "stripes has 1 class, but d3 needs 2 or more"),
-        ({"depth": 5}, "input_size: got 16 for depth 5, expected 32"),
+        ({"depth": 5}, "^size: got 16 for depth 5, expected at least 32, or a smaller depth$"),
         ({"label_buffers": "nowhere"}, "label_buffers: no folder nowhere"),
         ({"observer": torch.nn.Identity()}, "d3 has none"),
     ],

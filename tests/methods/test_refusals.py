@@ -74,6 +74,22 @@ def test_one_class_is_refused_where_gradients_are_matched(tmp_path: Path, method
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("method", ["mtt", "dc", "dsa", "dm", "idc", "pdd", "d3"])
+def test_pictures_too_small_for_the_network_leave_no_folder(tmp_path: Path, method: str) -> None:
+    given: dict[str, Any] = {"size": 8, "depth": 4}
+    given = {"base": "dm", "base_option": given} if method == "pdd" else given
+    message = "^size: got 8 for depth 4, expected at least 16, or a smaller depth$"
+    if method == "d3":
+        given, message = {"size": 16, "depth": 5}, "^size: got 16 for depth 5, expected at least 32"
+    with pytest.raises(ValueError, match=message):
+        ddfast.distill(method, source(), out=tmp_path / "out", device="cpu", quiet=True, **given)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"^size: got 8 for ResNet-AP, expected at least 16$"):
+        ddfast.distill("idc", source(), out=tmp_path / "out", device="cpu", quiet=True, size=8,
+                       architecture="resnetap10")  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_lists_what_a_method_uses(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {}
     for method in ("dm", "pdd", "coreset", "rded"):

@@ -77,7 +77,7 @@ def run(source: Source, out: Path, config: D3Config, options: RunOptions, observ
     refuse_occupied(out, resume=options.resume, overwrite=options.overwrite, worker=worker)
     require_classes(source, 2, "d3")
     require_images(source, 1, "d3")
-    net = config.matching_config().net(len(source.class_names))  # refuses an architecture that does not fit the size
+    net = config.matching_config().fitting_net(len(source.class_names))
     blocks = _planned(config, source)
     count = config.blocks if blocks is None else len(blocks)
     only = _only(config, count)

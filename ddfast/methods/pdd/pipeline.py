@@ -59,6 +59,7 @@ def run(source: Source, out: Path, config: PDDConfig, options: RunOptions, obser
     refuse_occupied(out, resume=options.resume, overwrite=options.overwrite, worker=worker)
     require_classes(source, max(config.base_config.fewest_classes, 2 if config.transition else 1), "pdd")
     require_images(source, config.ipc, f"stages={config.stages} with ipc_per_stage={config.ipc_per_stage}")
+    config.base_config.fitting_net(len(source.class_names))
     settings = {
         "method": "pdd",
         "config": config.identity(),
