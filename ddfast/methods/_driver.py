@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -272,8 +273,8 @@ class Loop:
             while True:
                 if self._due():  # also where the last call was stopped in the middle of a test
                     self._save()
-                    with self.problem.timings.part("tests"):
-                        self._look()
+                    with self.problem.timings.part("tests"), shown.paused():
+                        self._look(shown)
                     self._save()
                     written = time.monotonic()
                 if matcher.iteration == matcher.iterations:
@@ -296,7 +297,7 @@ class Loop:
         at_end = iteration == self.matcher.iterations
         return iteration > looked and (iteration % self.config.eval_every == 0 or at_end)
 
-    def _look(self) -> None:
+    def _look(self, shown: Progress) -> None:
         """A picture of the images, and students tested on held-out pictures; notes the best images."""
         matcher, course, config = self.matcher, self.course, self.config
         iteration, lr = matcher.iteration, matcher.learned_lr()
@@ -305,18 +306,20 @@ class Loop:
         atomic_write_bytes(self.folder / f"images_{iteration:05d}.png", sheet)
         test: dict[str, float] = {"iteration": iteration}
         if config.test != "none":
-            test["top1"] = self._accuracy(iteration, lr)
+            test["top1"] = self._accuracy(iteration, lr, shown)
         if lr is not None:
             test["lr"] = lr
         if config.keeps_best and test.get("top1", -1.0) >= course.best.get("top1", 0.0):
             course.best = {"top1": test["top1"], "state": self._state}
         course.tests.append(test)
 
-    def _accuracy(self, iteration: int, lr: float | None) -> float:
+    def _accuracy(self, iteration: int, lr: float | None, shown: Progress) -> float:
         """Mean top-1 of ``config.eval_students`` students."""
         problem, net, config = self.problem, self.problem.net, self.config
         images, targets = self.student_set()
         scores = []
+        many = f"{config.eval_students} student{'s' if config.eval_students > 1 else ''}"
+        shown.write(f"{self.title}: test at iteration {iteration}: {many} of {config.eval_epochs} epochs")
         for student in range(config.eval_students):
             stream = f"{self.stream}/student {iteration} {student}"
             if self.starts is None:
@@ -325,13 +328,19 @@ class Loop:
                 theta = self.starts[student % len(self.starts)]
             try:
                 theta = config.train_student(
-                    net, theta.to(images.device), images, targets, lr=lr, epochs=config.eval_epochs, stream=stream
-                )
+                    net, theta.to(images.device), images, targets, lr=lr, epochs=config.eval_epochs, stream=stream,
+                    on_epoch=partial(self._tell, shown, iteration, student),
+                )  # fmt: skip
             except NonFiniteLossError:  # images that students diverge on are bad images, not an end of the run
                 scores.append(1 / net.num_classes)
                 continue
             scores.append(flat_accuracy(net, theta, problem.test, problem.test_labels))
         return sum(scores) / len(scores)
+
+    def _tell(self, shown: Progress, iteration: int, student: int, epochs: int) -> None:
+        of, last = self.config.eval_students, self.config.eval_epochs
+        which = f"student {student + 1} of {of}, epoch {min(epochs, last)} of {last}"
+        shown.tell(f"test at iteration {iteration}: {which}")
 
     def _save(self) -> None:
         """The state after the last whole iteration, however the next one was left."""

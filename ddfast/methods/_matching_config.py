@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -102,6 +102,7 @@ class MatchingConfig:
     def train_student(
         self, net: FlatNet, theta: Tensor, images: Tensor, targets: Tensor, *, lr: float | None, epochs: int,
         stream: str | Sequence[str], momentum: Tensor | None = None, keep_momentum: bool = False,
+        on_epoch: Callable[[int], None] | None = None,
     ) -> Tensor:  # fmt: skip
         """A student of ``student_set()`` trained from ``theta``, in tests and between PDD's stages.
 
@@ -113,9 +114,13 @@ class MatchingConfig:
             stream: of the draws, with the config's seed; for several networks one each.
             momentum: buffer of theta's shape to go on with and leave updated.
             keep_momentum: it goes on where the rate drops, as between PDD's stages, whatever the recipe says.
+            on_epoch: called after every epoch with the number of those done (of each network in turn, where they are
+                not trained at once).
         """
         recipe = FlatRecipe(epochs, STUDENT_LR if lr is None else lr, dsa=self.dsa, reset_momentum=not keep_momentum)
-        return train_flat(net, theta, images, targets, recipe, seed=self.seed, stream=stream, momentum=momentum)
+        return train_flat(
+            net, theta, images, targets, recipe, seed=self.seed, stream=stream, momentum=momentum, on_epoch=on_epoch
+        )
 
     def recipe(self, lr: float | None) -> dict[str, Any]:
         """How `train_student` trains, for the manifest."""

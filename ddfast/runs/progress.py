@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TextIO
@@ -14,6 +15,7 @@ from typing import Any, TextIO
 from ddfast._printable import printable
 
 _WINDOW = 60.0
+_REDRAWN = 1.0  # seconds between two texts behind a bar in a pause
 # no time left is told before this share is done and these seconds passed; after the last number it always is
 _EARLY_SHARE, _EARLY, _LATE = 0.05, 5.0, 300.0
 
@@ -22,8 +24,8 @@ _EARLY_SHARE, _EARLY, _LATE = 0.05, 5.0, 300.0
 class ProgressEvent:
     """How far the work is: ``done`` of ``total``.
 
-    ``rate`` per second (0 if unknown); ``eta`` and ``elapsed`` in seconds, ``eta`` None while the rate is unknown
-    or has had too little work to go by;
+    ``rate`` per second (0 if unknown), without the time of pauses; ``eta`` and ``elapsed`` in seconds, ``eta`` None
+    while the rate is unknown or has had too little work to go by;
     ``message`` is the last one given to `Progress.update`.
     """
 
@@ -82,6 +84,8 @@ class Progress:
         self._clock = clock
         self._began = clock()
         self._last_line = self._began
+        self._away = 0.0  # seconds of all pauses that are over
+        self._since: float | None = None  # when the present pause began
         self._samples: deque[tuple[float, int]] = deque([(self._began, done)])
         self._message = ""
         if mode == "auto":
@@ -101,7 +105,7 @@ class Progress:
         self.done += count
         self._message = message
         now = self._clock()
-        self._remember(now)
+        self._remember(self._worked(now))
         if self._bar is not None:
             self._bar.set_postfix_str(printable(message, lines=False), refresh=False)
             self._bar.update(count)
@@ -113,11 +117,40 @@ class Progress:
     def event(self) -> ProgressEvent:
         """The present state; the rate is the mean over the last minute."""
         now = self._clock()
-        before, count = self._samples[0]
-        rate = (self.done - count) / (now - before) if now > before else 0.0
+        worked, (before, count) = self._worked(now), self._samples[0]
+        rate = (self.done - count) / (worked - before) if worked > before else 0.0
         left = max(self.total - self.done, 0)
-        eta = left / rate if rate > 0 and self._can_tell(now) else None
+        eta = left / rate if rate > 0 and self._can_tell(worked) else None
         return ProgressEvent(self.done, self.total, rate, 0.0 if left == 0 else eta, now - self._began, self._message)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """For other work within it, such as a test: its time does not count in the rate."""
+        self._since = self._last_line = begin = self._clock()
+        try:
+            yield
+        finally:
+            passed = self._clock() - begin
+            self._away += passed
+            self._since = None
+            if self._bar is not None:  # tqdm has a clock of its own
+                self._bar.start_t += passed
+                self._bar.last_print_t += passed
+
+    def tell(self, text: str) -> None:
+        """How far that other work is: behind the bar, or a line where the last was ``interval`` seconds ago."""
+        now = self._clock()
+        if now - self._last_line < (self._interval if self._bar is None else _REDRAWN):
+            return
+        self._last_line = now
+        if self._bar is not None:
+            self._bar.set_postfix_str(printable(text, lines=False))
+        else:
+            self.write(f"{self._title}: {text}" if self._title else text)
+
+    def _worked(self, now: float) -> float:
+        """The time without pauses."""
+        return (now if self._since is None else self._since) - self._away
 
     def _can_tell(self, now: float) -> bool:
         """Whether enough is done for a time left; what starts up slowly would make the first ones alarming."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,7 @@ def train_flat(
     seed: int = 0,
     stream: str | Sequence[str] = "student",
     momentum: Tensor | None = None,
+    on_epoch: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Trains from ``theta`` on normalised pictures; order and augmentation depend on (seed, stream) alone.
 
@@ -64,6 +65,7 @@ def train_flat(
         recipe: how.
         seed, stream: of the draws; for several networks a stream each.
         momentum: buffer of theta's shape to go on with and to leave updated; None for a fresh one.
+        on_epoch: called after every pass with the number of those done.
 
     Raises:
         ValueError: other numbers of thetas and streams.
@@ -75,12 +77,12 @@ def train_flat(
     thetas = theta.reshape(len(streams), -1).clone()
     velocity = torch.zeros_like(thetas) if momentum is None else momentum.view(len(streams), -1)
     with float32("fp32"):
-        return _train(net, thetas, images, labels, recipe, seed, streams, velocity).reshape(theta.shape)
+        return _train(net, thetas, images, labels, recipe, seed, streams, velocity, on_epoch).reshape(theta.shape)
 
 
 def _train(
     net: FlatNet, thetas: Tensor, images: Tensor, labels: Tensor, recipe: FlatRecipe, seed: int,
-    streams: list[str], velocity: Tensor,
+    streams: list[str], velocity: Tensor, on_epoch: Callable[[int], None] | None,
 ) -> Tensor:  # fmt: skip
     step = ManyStep(net)
     rate, losses = recipe.lr, torch.zeros(len(streams))
@@ -99,6 +101,8 @@ def _train(
             raise NonFiniteLossError(
                 f"{streams[k]}: the loss became {float(losses[k])} in epoch {epoch + 1} at learning rate {rate:.3g}"
             )
+        if on_epoch is not None:
+            on_epoch(epoch + 1)
     return thetas
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +69,7 @@ def mixed_step(
 def train_mixed(
     net: FlatNet, theta: Tensor, images: Tensor, labels: Tensor, recipe: MixedRecipe, epochs: int, *,
     seed: int = 0, stream: str = "student", momentum: Tensor | None = None,
+    on_epoch: Callable[[int], None] | None = None,
 ) -> Tensor:  # fmt: skip
     """Trains from ``theta`` for some epochs; the rate is multiplied by 0.2 after 2/3 and after 5/6 of them.
 
@@ -79,6 +81,7 @@ def train_mixed(
         recipe, epochs: how, and how long.
         seed, stream: of the draws.
         momentum: buffer [P] to go on with and to leave updated; None for a fresh one.
+        on_epoch: called after every epoch with the number of those done.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
@@ -100,4 +103,6 @@ def train_mixed(
                 raise NonFiniteLossError(
                     f"{stream}: the loss became {float(loss)} in epoch {epoch + 1} at learning rate {rate:.3g}"
                 )
+            if on_epoch is not None:
+                on_epoch(epoch + 1)
     return theta

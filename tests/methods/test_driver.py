@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ddfast.data import open_source
 from ddfast.methods import _matching_config
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
-from ddfast.runs import RunError
+from ddfast.runs import Progress, RunError
 from tests.methods.matching_case import SETTINGS, DriftConfig, DriftMatcher, drift_method, source
 
 
@@ -142,6 +143,20 @@ def test_a_checkpoint_that_a_kill_left_behind_is_removed(tmp_path: Path) -> None
     (tmp_path / "out/checkpoint.pt").write_bytes(b"of the last iteration")
     drift(tmp_path / "out", resume=True)
     assert not (tmp_path / "out/checkpoint.pt").exists()
+
+
+def test_a_test_on_the_way_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter(range(0, 10**6, 11))  # each look at it is 11 s later, so that nothing is held back
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ddfast.methods._driver.Progress", partial(Progress, clock=lambda: float(next(clock))))
+        ddfast.distill("drift", source(), out=tmp_path / "out", **{**SETTINGS, "eval_students": 2})
+    said = capsys.readouterr().err.splitlines()
+    begin = said.index("drift: test at iteration 4: 2 students of 3 epochs")
+    assert said[begin + 1 : begin + 3] == [
+        f"drift: test at iteration 4: student 1 of 2, epoch {epoch} of 3" for epoch in (1, 2)
+    ]
+    assert "drift: test at iteration 4: student 2 of 2, epoch 3 of 3" in said
+    assert "drift: test at iteration 6: 2 students of 3 epochs" in said
 
 
 def test_momentum_that_never_decays_is_refused() -> None:

@@ -122,3 +122,39 @@ def test_bad_arguments() -> None:
         Progress(1, mode="loud")
     with pytest.raises(ValueError, match="done: got 2 of total 1"):
         Progress(1, done=2)
+
+
+def test_time_of_a_pause_is_not_in_the_rate() -> None:
+    clock, events, out = Clock(), [], io.StringIO()
+    progress = Progress(100, title="dm", mode="lines", stream=out, callback=events.append, clock=clock)
+    for _ in range(50):
+        clock.now += 1
+        progress.update()
+    out.truncate(0)
+    with progress.paused():
+        for epoch in range(1, 7):
+            clock.now += 4
+            progress.tell(f"test: epoch {epoch}")
+        clock.now += 576
+        assert progress.event().rate == pytest.approx(1)
+    assert out.getvalue().strip("\0").splitlines() == ["dm: test: epoch 3", "dm: test: epoch 6"]
+    clock.now += 1
+    progress.update()
+    assert (events[-1].rate, events[-1].eta, events[-1].elapsed) == (pytest.approx(1), pytest.approx(49), 651)
+    with pytest.raises(KeyError), progress.paused():
+        raise KeyError
+    clock.now += 1
+    progress.update()
+    assert events[-1].rate == pytest.approx(1)
+
+
+def test_a_pause_is_not_in_the_time_of_a_bar() -> None:
+    clock, out = Clock(), io.StringIO()
+    progress = Progress(10, mode="bar", stream=out, clock=clock)
+    before = progress._bar.start_t
+    with progress.paused():
+        clock.now += 500
+        progress.tell("student 1")
+    assert progress._bar.start_t == before + 500
+    assert "student 1" in out.getvalue()
+    progress.close()

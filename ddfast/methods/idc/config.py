@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -112,6 +112,7 @@ class IDCConfig(MatchingConfig):
     def train_student(
         self, net: FlatNet, theta: Tensor, images: Tensor, targets: Tensor, *, lr: float | None, epochs: int,
         stream: str | Sequence[str], momentum: Tensor | None = None, keep_momentum: bool = False,
+        on_epoch: Callable[[int], None] | None = None,
     ) -> Tensor:  # fmt: skip
         """See `MatchingConfig`; the momentum always goes on where the rate drops."""
         recipe = MixedRecipe(
@@ -121,8 +122,9 @@ class IDCConfig(MatchingConfig):
         streams = [stream] if isinstance(stream, str) else list(stream)
         thetas = theta.reshape(len(streams), -1)
         velocities = torch.zeros_like(thetas) if momentum is None else momentum.view(len(streams), -1)
+        common: Any = {"seed": self.seed, "on_epoch": on_epoch}
         found = [
-            train_mixed(net, each, images, targets, recipe, epochs, seed=self.seed, stream=name, momentum=velocity)
+            train_mixed(net, each, images, targets, recipe, epochs, stream=name, momentum=velocity, **common)
             for each, name, velocity in zip(thetas, streams, velocities, strict=True)
         ]
         return torch.stack(found).reshape(theta.shape)
