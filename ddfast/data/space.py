@@ -23,7 +23,7 @@ FASHION_MNIST = Normalization((0.2861,) * 3, (0.3530,) * 3)
 _KNOWN = (
     (re.compile(r"cifar(10|100)?"), CIFAR), (re.compile(r"svhn"), SVHN), (re.compile(r"mnist(\d+k)?"), MNIST),
     (re.compile(r"fashionmnist|fmnist"), FASHION_MNIST),
-    (re.compile(r"tinyimagenet\d*|imagenet\d*k?|imagenette\d*|imagewoof\d*"), IMAGENET),
+    (re.compile(r"tinyimagenet\d*|imagenet(v2|\d+k?|\d+x\d+|train|val)?|imagenette\d*|imagewoof\d*"), IMAGENET),
 )  # fmt: skip
 _SEPARATORS = re.compile(r"[-_ :/.]+")
 _WORDNET = re.compile(r"n\d{8}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from ddfast._types import IMAGENET, Normalization
 from ddfast.data import Source
 from ddfast.data.space import Space
 from ddfast.evaluation.drawn import distribution_digest, pictures_of_epoch
-from ddfast.evaluation.protocols import EvaluationConfig, protocol, stage_config, student_config
+from ddfast.evaluation.protocols import EvaluationConfig, full_config, protocol, stage_config, student_config
 from ddfast.evaluation.recipes import is_drawn
 from ddfast.evaluation.staging import UNION, Staging, stage_sizes, staging_of
 from ddfast.evaluation.storage import SOFT, Storage, fingerprint, is_distribution
@@ -76,9 +76,14 @@ class Spec:
     @property
     def id(self) -> str:
         """Task id in the ledger."""
+        return f"{self.row_id}-{self.seed}"
+
+    @property
+    def row_id(self) -> str:
+        """`row` in a word."""
         plain = "" if self.augmented else "-plain"
         student = "".join(letter if letter.isalnum() else "_" for letter in self.student)
-        return f"{self.subject}-{self.images}-{self.labels}{plain}-{student}-{self.seed}"
+        return f"{self.subject}-{self.images}-{self.labels}{plain}-{student}"
 
     @property
     def row(self) -> tuple[str, str, str, bool, str]:
@@ -193,10 +198,21 @@ class Plan:
         return {
             "evaluation": self.config.as_json(),
             "students": list(self.students),
+            "recipes": self._recipes(),
             "sets": [_identity(self.config, subject) for subject in self.subjects],
             "validation": self.validation.source.fingerprint(),
             "train": None if self.train is None else self.train.fingerprint(),
         }
+
+    def _recipes(self) -> dict[str, Any]:
+        """Of each row, without the seed; that of the whole real set without what its number of pictures decides."""
+        rows = {spec.row_id: spec for spec in self.specs()}
+        return {name: {k: v for k, v in self._recipe_of(spec).items() if k != "seed"} for name, spec in rows.items()}
+
+    def _recipe_of(self, spec: Spec) -> dict[str, Any]:
+        if spec.images == FULL:
+            return asdict(full_config(self.config, 0, 0, digits=self.subject(spec.subject).digits))
+        return asdict(self.recipe(spec))
 
 
 def subject_staging(config: EvaluationConfig, subject: Subject) -> Staging | None:

@@ -20,7 +20,7 @@ from ddfast._tensor_files import read_torch
 from ddfast.data import Source, require_images
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import RunOptions
-from ddfast.methods._problem import Problem
+from ddfast.methods._problem import Problem, planned_normalization
 from ddfast.runs import (
     TIMINGS_FILE,
     Ledger,
@@ -105,6 +105,7 @@ def run_matching(
         "method": method,
         "config": config.identity(),
         "source": {"name": source.name, "fingerprint": source.fingerprint()},
+        "normalization": planned_normalization(source, measured=True),
     }
     with open_ledger(
         out, [TASK], settings,

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddfast._types import IMAGENET
 from ddfast.data import Source
 from ddfast.data.resident import Pictures, Resident
-from ddfast.data.space import Space
+from ddfast.data.space import Space, known_normalization
 from ddfast.data.squares import whole_images
 from ddfast.methods._matching_config import MatchingConfig
 from ddfast.methods._options import RunOptions
@@ -33,6 +34,15 @@ def is_written(out: Path) -> bool:
         (out / MANIFEST_FILE).unlink(missing_ok=True)
         return False
     return there
+
+
+def planned_normalization(source: Source, *, measured: bool) -> dict[str, list[float]] | str | None:
+    """What a run's settings say of a `Problem`'s normalisation before any picture is read, as JSON.
+
+    Where it is that of the pictures the source's fingerprint decides it.
+    """
+    known = known_normalization(source.name, source.class_names)
+    return "measured" if known is None and measured else normalization_to_json(known or IMAGENET)
 
 
 class Problem:

@@ -166,7 +166,8 @@ class LabelStore:
             what = "another set of images" if "set" in wrong else f"another {', '.join(wrong)}"
             raise LabelMismatchError(
                 f"{self.path}: these labels are of {what} ({told}). Labels fit only the views they were made from: "
-                "use the settings above, or make new labels with ddfast relabel."
+                "use the settings above where there is an option for them, or make new labels with ddfast relabel "
+                "--overwrite (in Python overwrite=True)."
             )
 
     def read(self, epoch: int, sample_ids: ArrayLike | Tensor) -> Tensor | TopKLabels:

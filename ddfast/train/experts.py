@@ -18,6 +18,7 @@ from ddfast.nets.flat_net import FlatNet
 from ddfast.runs import Ledger, Progress, RunError, Task, Worker, identify_worker, open_ledger
 from ddfast.runs.sharing import require_wanted, teller
 from ddfast.store import set_fingerprint
+from ddfast.store.provenance import normalization_to_json
 from ddfast.train.adjoint.many_step import ManyStep, fastest_way
 from ddfast.train.adjoint.step import PRECISIONS, float32
 from ddfast.train.config import NonFiniteLossError
@@ -65,9 +66,13 @@ class ExpertConfig:
 def expert_identity(net: FlatNet, config: ExpertConfig, images: Pictures, pictures: str) -> dict[str, Any]:
     """What decides experts, as JSON values; ``pictures`` is a fingerprint of the pictures as bytes.
 
-    Not of the images themselves: whitening differs in the last bits from machine to machine.
+    Not of the images themselves: whitening differs in the last bits from machine to machine. The normalisation of
+    bytes is part of it.
     """
-    return {"net": asdict(net), "training": asdict(config), "images": len(images), "pictures": pictures}
+    who = {"net": asdict(net), "training": asdict(config), "images": len(images), "pictures": pictures}
+    if isinstance(images, Resident):
+        who["normalization"] = normalization_to_json(images.normalization)
+    return who
 
 
 def train_experts(

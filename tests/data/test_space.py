@@ -54,8 +54,10 @@ def test_constants_by_name(images: Tensor) -> None:
         (("mnist", "MNIST:train", "mnist5k:test", "mnist_28"), 0.1307),
         (("fashionmnist", "Fashion_MNIST:test", "FashionMNIST"), 0.2861),
         (("tiny-imagenet", "tiny-imagenet-200:val", "TinyImageNet200", "imagenet:train", "imagenet64:val",
-          "imagenet-1k", "ImageNet_1k", "imagenet20", "imagenette2-160:train", "imagewoof"), 0.485),
-        (("tiny_cats", "tiny", "tinytown", "fashion_photos", "cifarlike", "mnistish", "imagenetics", "my_cifar10", ""),
+          "imagenet-1k", "ImageNet_1k", "imagenet20", "imagenetv2", "imagenet32x32", "imagenet64x64:val",
+          "imagenet128x128", "imagenettrain", "imagenetval", "imagenette2-160:train", "imagewoof"), 0.485),
+        (("tiny_cats", "tiny", "tinytown", "fashion_photos", "cifarlike", "mnistish", "imagenetics", "imagenettrainer",
+          "imagenet32x", "my_cifar10", ""),
          None),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from statistics import mean, stdev
@@ -14,9 +15,11 @@ import torch
 from torch import nn
 
 import ddfast
-from ddfast.evaluation import Evaluation, evaluate, read_report, runner, validate_report
+from ddfast.evaluation import Evaluation, evaluate, plan, read_report, runner, validate_report
+from ddfast.evaluation.protocols import student_config
 from ddfast.evaluation.scores import augmentation_robust_score, label_robust_score
 from ddfast.runs import RunError
+from ddfast.train import StudentConfig
 from tests.evaluation.eval_case import NAMES, SETTINGS, saved_set, settled, small_set, source
 
 
@@ -167,6 +170,19 @@ def test_a_cut_run_ends_in_the_same_report(tmp_path: Path, monkeypatch: pytest.M
         run(tmp_path / "cut", resume=True, seeds=3)
     with pytest.raises(RunError, match="sha256"):
         run(tmp_path / "cut", small_set(3), resume=True)
+
+
+def test_another_recipe_is_not_resumed(whole: tuple[Path, Evaluation], monkeypatch: pytest.MonkeyPatch) -> None:
+    def mirrored(*given: Any, **more: Any) -> StudentConfig:
+        recipe = student_config(*given, **more)
+        return replace(recipe, flip=not recipe.flip)
+
+    settings = {"teacher": Mean(), "best": True, "resume": True}
+    run(whole[0], **settings)
+    monkeypatch.setattr(plan, "student_config", mirrored)
+    told = r"another configuration.*\n  recipes\.set-distilled-hard-conv3\.flip: the run has (true|false), you ask for"
+    with pytest.raises(RunError, match=told):
+        run(whole[0], **settings)
 
 
 @pytest.mark.slow

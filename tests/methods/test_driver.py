@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 import ddfast
-from ddfast.data import open_source
+from ddfast.data import open_source, space
 from ddfast.methods import _matching_config
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
@@ -128,6 +129,10 @@ def test_other_settings_and_damage_are_refused(tmp_path: Path, monkeypatch: pyte
             drift(tmp_path / "out")
     with pytest.raises(RunError, match=r"config\.lr_img: the run has 1\.0, you ask for 2\.0"):
         drift(tmp_path / "out", lr_img=2.0, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(space, "_KNOWN", ((re.compile("colours"), space.CIFAR),))
+        with pytest.raises(RunError, match=r"normalization: the run has \"measured\", you ask for"):
+            drift(tmp_path / "out", resume=True)
     (tmp_path / "out/checkpoint.pt").write_bytes(b"nonsense")
     with pytest.raises(RunError, match="cannot be read as a checkpoint"):
         drift(tmp_path / "out", resume=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import ddfast
+from ddfast.data import space
 from ddfast.data.space import Space, measured_normalization
 from ddfast.data.squares import whole_images
 from ddfast.methods import _matching_config, get_method
@@ -260,6 +262,19 @@ def test_not_a_number_stops_with_the_state_before(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"iteration 2 .*the matching loss became nan"):
         ours.advance()
     assert ours.state.iteration == 1
+
+
+def test_buffers_say_how_their_pictures_were_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {**SETTINGS, "iterations": 1, "test": "none"}
+    made = ddfast.distill("mtt", source(), out=tmp_path / "one", **settings, quiet=True)
+    there, settings["buffers"] = TrajectoryStore.open(tmp_path / "one/experts"), str(tmp_path / "one/experts")
+    assert there.info["normalization"] == made.manifest["normalization"]
+    ddfast.distill("mtt", source(), **settings, quiet=True)
+    monkeypatch.setattr(space, "_KNOWN", ((re.compile("colours"), space.CIFAR),))
+    with pytest.raises(ValueError, match=r"buffers: .* normalised by mean .* but the run's are by mean \[0\.4914"):
+        ddfast.distill("mtt", source(), **settings, quiet=True)
+    store_of(tmp_path / "silent")
+    ddfast.distill("mtt", source(), **{**settings, "buffers": str(tmp_path / "silent")}, quiet=True)
 
 
 def test_replay_buffers_of_mtt(tmp_path: Path) -> None:

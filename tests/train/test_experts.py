@@ -17,6 +17,8 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
+from ddfast._types import IMAGENET
+from ddfast.data.resident import Resident
 from ddfast.nets.flat_convnet import FlatConvNet
 from ddfast.runs import RunError, Task, seeds
 from ddfast.train import NonFiniteLossError, experts, trajectories
@@ -236,6 +238,10 @@ def test_identity_names_architecture_and_recipe() -> None:
     assert who["net"] == asdict(NET)
     assert who["training"]["lr"] == 0.05
     assert who["pictures"] == "abc"
+    assert "normalization" not in who
+    bytes_of = Resident(torch.zeros(2, 8, 8, 3, dtype=torch.uint8), IMAGENET)
+    there = experts.expert_identity(NET, CONFIG, bytes_of, "abc")["normalization"]
+    assert there == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 def test_two_workers_that_begin_together_share_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from ddfast._printable import printable
 from ddfast.data import Source, require_images
 from ddfast.methods._driver import CHECKPOINT, EXPERTS, require_classes, show_timings
 from ddfast.methods._options import RunOptions
-from ddfast.methods._problem import Problem
+from ddfast.methods._problem import Problem, planned_normalization
 from ddfast.methods.d3 import split
 from ddfast.methods.d3.block import distil_block, help_block
 from ddfast.methods.d3.config import D3Config
@@ -87,6 +87,7 @@ def run(source: Source, out: Path, config: D3Config, options: RunOptions, observ
         "method": "d3",
         "config": {**config.identity(), "split": config.split if config.split in split.STRATEGIES else "given"},
         "source": {"name": source.name, "fingerprint": source.fingerprint()},
+        "normalization": planned_normalization(source, measured=False),
     }
     if blocks is not None:
         settings["blocks"] = [list(block) for block in blocks]

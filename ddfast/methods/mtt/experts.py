@@ -9,17 +9,20 @@ from typing import Any
 
 import torch
 
+from ddfast.data.resident import Resident
 from ddfast.methods._options import RunOptions
 from ddfast.methods.mtt.config import MTTConfig
 from ddfast.nets.flat_net import FlatNet
 from ddfast.runs import RunError, Task, open_ledger
 from ddfast.runs.sharing import teller
+from ddfast.store.provenance import normalization_from_json
 from ddfast.train.experts import train_experts, trained
 from ddfast.train.matching import MatchingData
 from ddfast.train.trajectories import EXPERTS_FILE, TrajectoryStore, read_replay_buffers
 
 OWN = "the run's training pictures"
 OTHERS = "other pictures too, which may hold the held-out ones"
+_APART = 0.01  # constants measured on a part of the pictures differ by less from those of all
 
 
 def find_experts(
@@ -43,7 +46,8 @@ def find_experts(
 
     Raises:
         FileNotFoundError: ``buffers`` names a folder without experts.
-        ValueError: they are too short for ``expert_epochs`` and ``max_start_epoch``, or of another ZCA state.
+        ValueError: they are too short for ``expert_epochs`` and ``max_start_epoch``, or of another ZCA state or
+            normalisation.
         RunError: they are of another architecture, or damaged.
     """
     net = data.net
@@ -59,6 +63,7 @@ def find_experts(
     if (place / EXPERTS_FILE).exists():
         store = trained(place, net)
         _same_space(place, str(store.info.get("space", "unknown")), config)
+        _same_normalization(place, store.info.get("normalization"), data)
     else:
         store = _imported(place, net, config, out, options)
     last = config.max_start_epoch - 1 + config.expert_epochs
@@ -112,3 +117,18 @@ def _same_space(place: Path, there: str, config: MTTConfig) -> None:
     own = config.expert_info()["space"]
     if there not in (own, "unknown"):
         raise ValueError(f"buffers: {place} has experts of {there} pictures, but the run's are {own}; set zca to fit")
+
+
+def _same_normalization(place: Path, info: Any, data: MatchingData) -> None:
+    """Experts of whitened pictures, and those trained by others or before it was noted, do not say theirs."""
+    there = normalization_from_json(info)
+    if there is None or not isinstance(data.images, Resident):
+        return
+    own = data.images.normalization
+    pairs = zip((*there.mean, *there.std), (*own.mean, *own.std), strict=True)
+    if any(abs(a - b) > _APART for a, b in pairs):
+        raise ValueError(
+            f"buffers: {place} has experts of pictures normalised by mean {list(there.mean)} and std "
+            f"{list(there.std)}, but the run's are by mean {list(own.mean)} and std {list(own.std)}; leave it out to "
+            "train others"
+        )

@@ -26,7 +26,7 @@ from ddfast.methods._driver import (
     show_timings,
 )
 from ddfast.methods._options import RunOptions
-from ddfast.methods._problem import Problem
+from ddfast.methods._problem import Problem, planned_normalization
 from ddfast.methods.pdd.config import COUNT, PDDConfig
 from ddfast.methods.pdd.difficulty import Difficulty, scores_digest
 from ddfast.methods.pdd.part import Part
@@ -64,6 +64,7 @@ def run(source: Source, out: Path, config: PDDConfig, options: RunOptions, obser
         "method": "pdd",
         "config": config.identity(),
         "source": {"name": source.name, "fingerprint": source.fingerprint()},
+        "normalization": planned_normalization(source, measured=True),
     }
     if (scores := scores_digest(config)) is not None:
         settings["scores"] = scores
