@@ -89,7 +89,7 @@ def _start(executor: Any, command: Sequence[str], workers: int, given: Mapping[s
         with shielded():
             for mine in devices:
                 jobs.append(executor.submit(LocalCommand(command, mine)))
-    except BaseException:
+    except BaseException:  # Ctrl-C too: those already started are ended, and it goes on at once
         stop(jobs, seconds=0.0)
         raise
     return jobs
