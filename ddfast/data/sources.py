@@ -117,6 +117,14 @@ def _split_spec(spec: str) -> tuple[str, str | None]:
     return spec, None
 
 
+def _refuse_other_split(text: str) -> None:
+    """Raises where only the words after the colon are wrong."""
+    place, colon, split = text.rpartition(":")
+    if colon and place and (place == "mnist5k" or Path(place).exists()):
+        hint = f", or open {Path(place) / split}" if (Path(place) / split).is_dir() else ""
+        raise ValueError(f"{text!r}: {place} is there; split: got {split!r}, expected {' or '.join(SPLITS)}{hint}")
+
+
 def _open_path(text: str, split: str | None) -> Source:
     path = Path(text)
     if text == "mnist5k":
@@ -128,6 +136,7 @@ def _open_path(text: str, split: str | None) -> Source:
             return open_npz(path, split or "train")
         raise ValueError(f"{path}: is a file, expected a folder of class folders or an .npz file")
     if not path.is_dir():
+        _refuse_other_split(text)
         raise ValueError(f"{text!r}: no such folder or file, and no built-in set of that name (built in: 'mnist5k')")
     if find_cifar(path) is not None:
         return open_cifar(path, split or "train")

@@ -17,6 +17,7 @@ from ddfast.evaluation.plan import Plan
 from ddfast.evaluation.tasks import run_task
 from ddfast.evaluation.validation import CACHE_FILE
 from ddfast.runs import Ledger, Progress, RunError, Task, Worker, open_ledger
+from ddfast.runs.progress import format_seconds
 from ddfast.runs.sharing import teller
 from ddfast.train import TrainProgress
 from ddfast.train.data_parallel import Group
@@ -120,8 +121,9 @@ def work(plan: Plan, ledger: Ledger, *, quiet: bool = True, group: Group | None 
                                 "too long; start this worker again"
                             )
                         part = weights[task.id] * state.epoch // (state.epochs + 1)
-                        words = f"{task.id}: epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}"
-                        progress.update(max(before + part - progress.done, 0), words)
+                        words = f"epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}"
+                        task.tell(f"{words}, {format_seconds(state.eta_seconds)} left")
+                        progress.update(max(before + part - progress.done, 0), f"{task.id}: {words}")
 
                 checkpoint = ledger.root / CHECKPOINTS / f"{spec.id}.pt"
                 if group is not None:

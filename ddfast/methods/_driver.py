@@ -290,6 +290,8 @@ class Loop:
                 lr = matcher.learned_lr()
                 rate = "" if lr is None else f", lr {lr:.3g}"
                 shown.update(1, f"loss {course.losses[-1]:.3f}{rate}{tested}")
+                if self.task is not None:
+                    self.task.tell(shown.line())
 
     def _due(self) -> bool:
         """Whether the images are to be looked at and were not yet."""
@@ -341,7 +343,10 @@ class Loop:
     def _tell(self, shown: Progress, iteration: int, student: int, epochs: int) -> None:
         of, last = self.config.eval_students, self.config.eval_epochs
         which = f"student {student + 1} of {of}, epoch {min(epochs, last)} of {last}"
-        shown.tell(f"test at iteration {iteration}: {which}")
+        words = f"test at iteration {iteration}: {which}"
+        shown.tell(words)
+        if self.task is not None:
+            self.task.tell(words)
 
     def _save(self) -> None:
         """The state after the last whole iteration, however the next one was left."""

@@ -30,6 +30,7 @@ from pathlib import Path
 from ddfast._outside import read_json
 from ddfast._temporary import ended, machine, process_start
 from ddfast.runs.atomic import create_exclusive, discard
+from ddfast.runs.told import keep_told, told_path
 
 CLOCK_SKEW = 900.0
 DEFAULT_EXPIRY = 180.0
@@ -79,6 +80,7 @@ class LeaseBook:
         self._held: dict[str, int] = {}
         self._changing: tuple[str, int] | None = None  # the last to be made or given back
         self._lost: set[str] = set()
+        self._told: dict[str, str] = {}  # words that are not written yet
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -138,8 +140,14 @@ class LeaseBook:
             return ""
         return "" if owner is None else str(owner)
 
+    def tell(self, task: str, text: str) -> None:
+        """Words for those who look at the run; written with the next heartbeat, or when the task is given back."""
+        self._told[task] = text
+
     def release(self, task: str) -> None:
         """Give the lease back; the task is free at once."""
+        if task in self._told and not self.lost(task):
+            keep_told(self.folder, task, self._told[task])
         generation = self._forget(task)
         if generation is not None:
             try:
@@ -150,8 +158,9 @@ class LeaseBook:
                 return
 
     def clear(self, task: str) -> None:
-        """Remove all lease files of a finished task; `discard` says which stay."""
+        """Remove all lease files of a finished task, and its words; `discard` says which stay."""
         self._forget(task)
+        discard([told_path(self.folder, task)])
         discard(self.path(task, generation) for generation in range(self.last_generation(task), -1, -1))
 
     def close(self) -> None:
@@ -181,6 +190,8 @@ class LeaseBook:
                     self._lost.add(task)
                 except OSError:
                     continue  # a passing fault of the file server; the next beat tries again
+                if task in self._told and task not in self._lost:
+                    keep_told(self.folder, task, self._told.pop(task))
 
     def last_generation(self, task: str) -> int:
         """The newest generation of the lease of ``task``, given back or not; -1 if there is none."""
@@ -199,6 +210,7 @@ class LeaseBook:
 
     def _forget(self, task: str) -> int | None:
         with self._lock:  # after this no heartbeat can touch the file again
+            self._told.pop(task, None)
             return self._held.pop(task, None)
 
     def _next_generation(self, task: str) -> int | None:

@@ -3,6 +3,7 @@
     run.json                 format, configuration and its fingerprint, task ids in order
     tasks/<task>.lease-<g>   who works on it (see `ddfast.runs.lease`)
     tasks/<task>.failed-<g>.json  why an attempt ended in an error (see `ddfast.runs.failure`)
+    tasks/<task>.told.json   how far it is, for people (see `ddfast.runs.told`)
     tasks/<task>.done.json   its files with sizes and SHA-256, and the task's record; written after the files
     records.json             all done records in one file once the run is finished; tasks/ is gone then
 

@@ -30,8 +30,9 @@ from ddfast.runs.atomic import RunError
 from ddfast.runs.failure import Failure, brief
 from ddfast.runs.lease import CLOCK_SKEW, DEFAULT_EXPIRY, read_owner
 from ddfast.runs.overview import LedgerView, Overview, TaskView
+from ddfast.runs.told import read_told
 
-_ENTRY = re.compile(r"([A-Za-z0-9_-]+)\.(?:done\.json|lease-([0-9]{1,9})|failed-([0-9]{1,9})\.json)")
+_ENTRY = re.compile(r"([A-Za-z0-9_-]+)\.(?:(done|told)\.json|lease-([0-9]{1,9})|failed-([0-9]{1,9})\.json)")
 _CLASS = re.compile(r"\d{5}")  # folders of a class's images
 _DEPTH = 6
 _RECENT = 50  # finished tasks that tell the rate
@@ -84,14 +85,15 @@ class Lookout:
             if record is not None:
                 owner, seconds = record
                 return TaskView(task, "done", owner, seconds)
+        told = read_told(Path(files.folder, f"{task}.told.json")) if task in files.told else ""
         failure = None
         attempt = files.failed.get(task, -1)
         if attempt >= 0:
             failure = Failure.read(Path(files.folder, f"{task}.failed-{attempt}.json"))
         generation = files.leases.get(task, -1)
         if generation >= 0 and (held := self._lease(task, generation, files)) is not None:
-            return replace(held, failure=failure)
-        return TaskView(task, "waiting" if failure is None else "failed", failure=failure)
+            return replace(held, failure=failure, told=told)
+        return TaskView(task, "waiting" if failure is None else "failed", failure=failure, told=told)
 
     def _lease(self, task: str, generation: int, files: _Files) -> TaskView | None:
         """The task by its last lease; None if that was given back or cleared."""
@@ -151,10 +153,12 @@ def _is_run(path: Path) -> bool:
 
 @dataclass
 class _Files:
-    """The names in a ``tasks`` folder: done tasks, and the last generation and failed attempt of each."""
+    """The names in a ``tasks`` folder: tasks done, tasks with words, and the last generation and failed attempt of
+    each."""
 
     folder: str
     done: set[str] = field(default_factory=set)
+    told: set[str] = field(default_factory=set)
     leases: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
     _newest: int = -1
@@ -167,13 +171,13 @@ class _Files:
         except FileNotFoundError:
             return files
         for match in filter(None, map(_ENTRY.fullmatch, names)):
-            task, generation, attempt = match.groups()
+            task, word, generation, attempt = match.groups()
             if generation is not None:
                 files.leases[task] = max(files.leases.get(task, -1), int(generation))
             elif attempt is not None:
                 files.failed[task] = max(files.failed.get(task, -1), int(attempt))
             else:
-                files.done.add(task)
+                (files.done if word == "done" else files.told).add(task)
         return files
 
     def newest(self) -> int:

@@ -15,7 +15,7 @@ STATES = ("done", "running", "expired", "failed", "waiting")
 class TaskView:
     """One task: ``seconds`` it took if done; ``silent`` seconds since its worker was last heard, while one holds it.
 
-    ``gone``: the process that holds it has certainly ended.
+    ``gone``: the process that holds it has certainly ended. ``told``: how far it is or was, in its worker's words.
     """
 
     task: str
@@ -25,6 +25,7 @@ class TaskView:
     silent: float | None = None
     failure: Failure | None = None
     gone: bool = False
+    told: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _ledger_json(ledger: LedgerView) -> dict[str, Any]:
         "tasks": [
             {
                 key: task.__dict__[key]
-                for key in ("task", "state", "owner", "seconds", "silent")
+                for key in ("task", "state", "owner", "seconds", "silent", "told")
                 if task.__dict__[key] not in (None, "")
             }
             | ({"gone": True} if task.gone else {})

@@ -123,6 +123,10 @@ class Progress:
         eta = left / rate if rate > 0 and self._can_tell(worked) else None
         return ProgressEvent(self.done, self.total, rate, 0.0 if left == 0 else eta, now - self._began, self._message)
 
+    def line(self) -> str:
+        """The present state in words, without the title."""
+        return format_event(self.event(), unit=self._unit)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """For other work within it, such as a test: its time does not count in the rate."""

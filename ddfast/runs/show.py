@@ -19,11 +19,18 @@ _DAY = 86400
 
 
 def describe_overview(overview: Overview, *, tasks: bool = False) -> str:
-    """The text of ``ddfast status``: a line a ledger, the workers, what failed or expired; on wish every task."""
+    """The text of ``ddfast status``: a line a ledger, the workers, how far long tasks are, what failed or expired; on
+    wish every task."""
     lines = [_ledger_line(overview, ledger) for ledger in overview.ledgers]
     workers = overview.workers()
     if workers:
         lines += ["workers:", *_some(_worker_line(worker) for worker in workers)]
+    told = [(ledger.name, task) for ledger in overview.ledgers for task in ledger.tasks if task.told]
+    if told:
+        lines += [
+            "how far:",
+            *_some(f"  {qualified(name, task.task)}, {task.state}: {task.told}" for name, task in told),
+        ]
     for state in ("expired", "failed"):
         found = [(ledger.name, task) for ledger in overview.ledgers for task in ledger.tasks if task.state == state]
         if found:

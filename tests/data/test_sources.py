@@ -123,6 +123,10 @@ def test_wrong_folders(tmp_path: Path) -> None:
         / "a": r"holds 2 entries, 2 of them pictures \(a_000\.JPEG, a_001\.JPEG\), expected",
         tmp_path / "data": "holds the splits train, val instead of classes",
         f"{tmp_path / 'data'}:test": "has no folder 'test'; it holds 2 entries",
+        f"{tmp_path / 'data'}:trein": "data is there; split: got 'trein', expected train or val or test$",
+        f"{tmp_path}:empty": f"split: got 'empty', expected train or val or test, or open {tmp_path / 'empty'}$",
+        "mnist5k:tset": "mnist5k is there; split: got 'tset', expected train or val or test$",
+        f"{tmp_path / 'nowhere'}:trein": "no such folder or file",
     }
     for path, message in cases.items():
         with pytest.raises(ValueError, match=message):

@@ -140,7 +140,12 @@ def test_names_are_escaped() -> None:
 
 
 def test_a_cut_run_ends_in_the_same_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = run(tmp_path / "whole")
+    told: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("ddfast.runs.task.Task.tell", lambda task, text: told.append(f"{task.id}: {text}"))
+        plain = run(tmp_path / "whole")
+    assert all(re.fullmatch(r"[\w-]+: epoch \d+/\d+, loss \d+\.\d{3}, \d+ s left", words) for words in told)
+    assert len({words.partition(":")[0] for words in told}) > 4
     train, done = runner.run_task, []
 
     def cut(*args: Any) -> dict[str, Any]:

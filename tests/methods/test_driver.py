@@ -18,6 +18,8 @@ from ddfast.methods import _matching_config
 from ddfast.methods._options import RunOptions
 from ddfast.methods._problem import Problem
 from ddfast.runs import Progress, RunError
+from ddfast.runs.lookout import Lookout
+from ddfast.runs.show import describe_overview
 from tests.methods.matching_case import SETTINGS, DriftConfig, DriftMatcher, drift_method, source
 
 
@@ -87,6 +89,10 @@ def test_initial_pictures_differ_from_stage_to_stage_and_are_of_their_class() ->
     assert len(set(torch.cat(rows).tolist())) == 18
 
 
+def status(root: Path) -> str:
+    return describe_overview(Lookout(root).look())
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_best_or_last_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: bool) -> None:
     scores = iter([0.4, 0.9, 0.5])
@@ -111,6 +117,7 @@ def test_an_iteration_stopped_halfway_leaves_the_state_before_it(
         patch.setattr(DriftMatcher, "halfway", stopping)
         with pytest.raises(KeyboardInterrupt):
             drift(tmp_path / "stopped", keep=True)
+    assert re.search(r"distill, waiting: 3/6 iterations \(50 %\), .* passed, loss ", status(tmp_path / "stopped"))
     stopped = drift(tmp_path / "stopped", keep=True, resume=True)
     assert DriftMatcher.made[-1].iteration == DriftMatcher.made[0].iteration
     assert torch.equal(stopped.extras["trained_images"], whole.extras["trained_images"])

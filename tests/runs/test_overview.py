@@ -97,6 +97,79 @@ def test_a_dead_worker_is_called_so_and_listed_no_more(tmp_path: Path) -> None:
     assert text.endswith(", its process is gone")
 
 
+def test_how_far_a_task_is_in_its_workers_words(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    with make(root) as ledger:
+        task = ledger.claim("t1")
+        assert task is not None
+        task.tell("1/50 iterations")
+        assert "how far" not in describe_overview(Lookout(root).look())  # before the heartbeat
+        task.book.beat()
+        assert describe_overview(Lookout(root).look()).endswith("how far:\n  t1, running: 1/50 iterations")
+        task.tell("2/50 iterations")
+        task.release()
+        overview = Lookout(root).look()
+        assert describe_overview(overview).endswith("how far:\n  t1, waiting: 2/50 iterations")
+        assert overview.as_json()["ledgers"][0]["tasks"][1] == {
+            "task": "t1", "state": "waiting", "told": "2/50 iterations",
+        }  # fmt: skip
+        finish(ledger, 2)
+        assert "how far" not in describe_overview(Lookout(root).look())
+        assert not list(root.glob("tasks/*.told.json"))
+
+
+def test_words_of_a_worker_that_lost_its_task_are_not_written(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    with make(root, expiry=0.05) as late:
+        task = late.claim("t0")
+        assert task is not None
+        late._book._stop.set()  # its heart stands still
+        with Ledger.resume(root, TASKS, {"method": "rded"}, outputs=("*",), expiry=0.05) as ledger:
+            other = ledger.claim_or_wait("t0", poll=0.02)
+            assert other is not None
+            task.tell("mine")
+            task.book.beat()
+            task.release()
+            assert not list(root.glob("tasks/*.told.json"))
+            other.release()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"text": 3}', '{"text": "' + "x" * 20_000 + '"}', None])
+def test_damaged_words_are_passed_over(tmp_path: Path, content: str | None) -> None:
+    make(tmp_path / "run").close()
+    path, secret = tmp_path / "run/tasks/t0.told.json", tmp_path / "secret"
+    if content is None:
+        secret.write_text('{"text": "secret"}')
+        path.symlink_to(secret)
+    else:
+        path.write_text(content)
+    assert "how far" not in describe_overview(Lookout(tmp_path / "run").look())
+
+
+def test_words_that_terminals_would_obey_are_escaped_and_cut(tmp_path: Path) -> None:
+    make(tmp_path / "run").close()
+    words = "\x1b[2J\nt1, done: " + "x" * 500
+    (tmp_path / "run/tasks/t0.told.json").write_text(json.dumps({"text": words}))
+    line = describe_overview(Lookout(tmp_path / "run").look()).splitlines()[-1]
+    assert line.startswith(r"  t0, waiting: \x1b[2J\nt1, done: xxx")
+    assert len(line) < 350
+
+
+def test_a_full_disk_costs_only_the_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with make(tmp_path / "run") as ledger:
+        task = ledger.claim("t0")
+        assert task is not None
+        task.tell("1/2")
+        monkeypatch.setattr("ddfast.runs.told.stage_bytes", full)
+        task.book.beat()
+        task.tell("2/2")
+        task.release()
+        assert ledger.status().free == 6
+
+
 def test_a_run_that_waits_for_a_ledger_inside_says_so(tmp_path: Path) -> None:
     with make(tmp_path / "run") as ledger, make(tmp_path / "run/observer", ["train"]) as observer:
         finish(ledger, 2)
