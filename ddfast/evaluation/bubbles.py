@@ -11,6 +11,7 @@ from ddfast.evaluation.charts import (
     BOTTOM,
     HEIGHT,
     LEFT,
+    LETTER,
     RIGHT,
     TOP,
     WIDTH,
@@ -19,10 +20,11 @@ from ddfast.evaluation.charts import (
     log_ticks,
     percent_axis,
     svg,
+    tick_middle,
 )
 
 SMALL, LARGE = 4.0, 15.0  # radius in pixels of the least and the largest size
-_LETTER, _LINE = 7.3, 13  # of a label in pixels
+_LINE = 13  # height of a label in pixels
 _ROOM = 1.5  # beside the outermost points, as a factor
 
 
@@ -124,10 +126,11 @@ def _spread(ticks: Sequence[float], axis: Axis, text: Callable[[float], str]) ->
     end = -math.inf
     for value in ticks:
         words = text(value)
-        half = len(words) * _LETTER / 2 + 4
-        if axis(value) - half >= end:
+        half = len(words) * LETTER / 2 + 4
+        middle = tick_middle(axis(value), words)
+        if middle - half >= end:
             kept.append((value, words))
-            end = axis(value) + half
+            end = middle + half
     return kept
 
 
@@ -138,7 +141,7 @@ def _labels(bubbles: Sequence[Bubble], spots: Sequence[tuple[float, float, float
     for bubble, (x, y, r) in zip(bubbles, spots, strict=True):
         if not bubble.label:
             continue
-        width = len(bubble.label) * _LETTER
+        width = len(bubble.label) * LETTER
         places = [
             (left, middle)
             for lift in (0, -_LINE, _LINE, -2 * _LINE, 2 * _LINE)

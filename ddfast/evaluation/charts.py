@@ -9,6 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 500, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 44
+LETTER = 7.3  # most that a letter of a label is wide, in pixels
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,10 @@ def frame(x_axis: Axis, y_axis: Axis, ticks: Sequence[tuple[float, str]], x_labe
     for value, text in ticks:
         x = x_axis(value)
         parts.append(f'<path class="axis" d="M{x:.1f} {HEIGHT - BOTTOM}v4"/>')
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>')
+        middle = tick_middle(x, text)
+        parts.append(
+            f'<text class="tick" x="{middle:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>'
+        )
     parts.append(f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
@@ -156,6 +160,12 @@ def frame(x_axis: Axis, y_axis: Axis, ticks: Sequence[tuple[float, str]], x_labe
         f'<text class="label" transform="translate(12 {y}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     )
     return "".join(parts)
+
+
+def tick_middle(x: float, words: str) -> float:
+    """The middle of words under an axis at ``x``: there, or so far aside that the figure does not cut them."""
+    half = len(words) * LETTER / 2
+    return min(max(x, half), WIDTH - half)
 
 
 def percent_axis(values: Sequence[float]) -> Axis:

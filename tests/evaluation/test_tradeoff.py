@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import re
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ddfast.evaluation import Evaluation, evaluate, validate_report
 from ddfast.evaluation.bubbles import LARGE, SMALL, Bubble, bubble_chart, size_scale
-from ddfast.evaluation.charts import HEIGHT, WIDTH, flops_text, size_text
+from ddfast.evaluation.charts import BOTTOM, HEIGHT, LETTER, WIDTH, flops_text, size_text
 from ddfast.evaluation.made import distillation_cost, set_folders, set_pictures
 from ddfast.evaluation.tradeoff import drawn
 from tests.evaluation.eval_case import SETTINGS, SIDE, saved_set, small_set, source
@@ -150,6 +151,19 @@ def test_labels_of_neighbours_do_not_cover_each_other() -> None:
     assert len(spots) == 4
     for place, (x, y) in enumerate(spots):
         assert all(abs(x - a) > 70 or abs(y - b) > 11 for a, b in spots[:place])
+
+
+@pytest.mark.parametrize("high", [3.4e11, 5.01e11, 9e12])
+def test_words_under_the_axis_are_neither_cut_nor_touch(high: float) -> None:
+    drawing = bubble_chart(
+        [Bubble(x, 0.5, 1.0, 1) for x in (1e10, high)], "x", "y", title="t", x_text=flops_text
+    )  # fmt: skip
+    found = re.findall(rf'class="tick" x="([\d.]+)" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">([^<]+)<', drawing)
+    ends = [(float(x) - LETTER * len(words) / 2, float(x) + LETTER * len(words) / 2) for x, words in found]
+    assert len(ends) > 2
+    assert ends[0][0] >= 0
+    assert ends[-1][1] <= WIDTH + 0.1
+    assert all(one[1] < two[0] for one, two in itertools.pairwise(ends))
 
 
 def test_what_making_a_set_cost(tmp_path: Path) -> None:
