@@ -88,9 +88,12 @@ def launch(arguments: argparse.Namespace, words: Sequence[str], out: Path) -> An
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_launch(own)
     rest = own.parse_known_args(words)[1]
-    again = module_command("ddfast", *rest, *["--resume"] * ("--resume" not in rest))
-    logs = out.with_name(f"{out.name}_jobs")
     count, options = arguments.launch_workers, dict(arguments.launch_option)
+    rest += ["--resume"] * ("--resume" not in rest)
+    if arguments.launcher == "local" and count > 1 and getattr(arguments, "processes", 0) is None:
+        rest += ["--processes", "1"]  # each would start one a core
+    again = module_command("ddfast", *rest)
+    logs = out.with_name(f"{out.name}_jobs")
     named = getattr(arguments, "device", "auto").startswith("cuda:")
     jobs = submit(
         again, count, logs, launcher=arguments.launcher, name=f"ddfast-{words[0]}", options=options,

@@ -199,6 +199,11 @@ def test_the_command_line_hands_on_the_same_command_with_resume(
     assert capsys.readouterr().out.startswith("1 worker, job 17_0; logs in ")
     assert main(["evaluate", str(tmp_path / "set"), "--resume", "--launcher", "slurm"]) == 0
     assert calls.pop()[:3] == (["evaluate", str(tmp_path / "set"), "--resume"], 4, tmp_path / "set_evaluation_jobs")
+    monkeypatch.setattr("ddfast.runs.local_jobs.wait", lambda _: [])
+    for given, passed in (([], ["--processes", "1"]), (["--processes=3"], []), (["--launch-workers=1"], [])):
+        assert main(["evaluate", str(tmp_path / "set"), "--launcher", "local", *given]) == 0
+        kept = [word for word in given if "processes" in word]
+        assert calls.pop()[0] == ["evaluate", str(tmp_path / "set"), *kept, "--resume", *passed]
     assert main([*run, "--overwrite", *where]) == 1
     assert "not with --launcher" in capsys.readouterr().err
     assert main([*run, "--shard", "0/4", *where]) == 1
