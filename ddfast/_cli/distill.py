@@ -67,6 +67,7 @@ def _add_method(methods: Any, name: str) -> None:
 
 
 def _distill(arguments: argparse.Namespace) -> Answer:
+    from ddfast.evaluation.explain.training import command
     from ddfast.methods import distill_to
     from ddfast.store import read_manifest
 
@@ -80,7 +81,7 @@ def _distill(arguments: argparse.Namespace) -> Answer:
     manifest = read_manifest(arguments.out / "manifest.json")
     count = len(manifest["images"])
     text = f"{count} images in {arguments.out}; {_unread(arguments.out, manifest)}"
-    text += f"next: {_evaluation_of(arguments, manifest)}"
+    text += f"next: {command(arguments.out, manifest, str(arguments.data))}"
     document = {"out": str(arguments.out), "finished": True, "images": count, "manifest": manifest}
     return Answer("" if given.get("quiet") else text, document)
 
@@ -93,15 +94,3 @@ def _unread(out: Path, manifest: Mapping[str, Any]) -> str:
     what, were = ("1 source file", "was") if len(failures) == 1 else (f"{len(failures)} source files", "were")
     such = failures[0]["sample"]
     return f"{what} could not be read and {were} skipped, such as {such} (ddfast explain {shlex.quote(str(out))}); "
-
-
-def _evaluation_of(arguments: argparse.Namespace, manifest: Mapping[str, Any]) -> str:
-    """The command that judges a set just made, by the recipe of its method."""
-    from ddfast.evaluation.inputs import BUILT_IN
-    from ddfast.evaluation.recipes import own_recipe
-
-    recipe = "smoke" if arguments.preset == "smoke" else own_recipe(manifest)
-    known = (manifest.get("source") or {}).get("name") in BUILT_IN
-    preset = f" --preset {recipe}" if recipe else ""
-    data = "" if known else f" --data TEST_PICTURES --train {shlex.quote(str(arguments.data))}"
-    return f"ddfast evaluate {shlex.quote(str(arguments.out))}{preset}{data}"

@@ -19,7 +19,7 @@ def add_evaluate(commands: Any) -> None:
         commands, "evaluate", _evaluate, help="train students on a distilled set and on controls; report",
         examples=(
             "ddfast evaluate smoke --preset smoke",
-            "ddfast evaluate smoke --preset smoke --students conv3,resnet10_modified-in,resnet18_modified-bn",
+            "ddfast evaluate smoke --preset smoke --students conv3,resnet10_modified_instance,resnet18_modified",
             "ddfast evaluate rded_in1k --data imagenet:val --train imagenet:train --teacher resnet18",
             "ddfast evaluate dm10 mtt10 --data cifar-10-batches-bin:test --train cifar-10-batches-bin --json",
         ),

@@ -39,7 +39,7 @@ def explain_set(folder: Path, manifest: Manifest) -> Explanation:
     found.say("students", *training)
     found.say("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()))
     if height == width:
-        found.command = command(folder, manifest, recipe)
+        found.command = command(folder, manifest)
         found.code = code(folder, manifest, tensors)
     found.missing = _missing(manifest)
     found.warnings = _warnings(folder, manifest, tensors)

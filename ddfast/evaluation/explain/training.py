@@ -28,9 +28,16 @@ def recipe_words(manifest: Mapping[str, Any]) -> tuple[str, list[str]]:
     return name, [about, f"Its own values: {', '.join(values)}." if values else ""]
 
 
-def command(folder: Path, manifest: Mapping[str, Any], recipe: str) -> str:
-    """The command line that trains students on the set and tests them."""
+def command(folder: Path, manifest: Mapping[str, Any], train: str = "REAL_PICTURES") -> str:
+    """The command line that trains students on the set by the recipe of its method, and tests them.
+
+    Args:
+        folder: of the set.
+        manifest: of the set.
+        train: what it was distilled from.
+    """
+    recipe = "smoke" if manifest.get("preset") == "smoke" else own_recipe(manifest)  # smoke shortens the set's own
+    preset = f" --preset {recipe}" if recipe else ""
     known = (manifest.get("source") or {}).get("name") in BUILT_IN
-    data = "" if known else " --data TEST_PICTURES --train REAL_PICTURES"
-    preset = "smoke" if manifest.get("preset") == "smoke" else recipe  # which shortens the set's recipe
-    return f"ddfast evaluate {quote(str(folder))} --preset {preset}{data}"
+    data = "" if known else f" --data TEST_PICTURES --train {quote(train)}"
+    return f"ddfast evaluate {quote(str(folder))}{preset}{data}"
