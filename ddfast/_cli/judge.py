@@ -68,7 +68,7 @@ def add_continual(commands: Any) -> None:
         commands, "continual", _continual, help=text,
         examples=(
             "ddfast continual dm_set random_set --data cifar-100-binary:test --steps 5 --orders 5",
-            "ddfast continual dm_set --data cifar-100-binary:test --students conv3-in,resnet18_modified-in",
+            "ddfast continual dm_set --data cifar-100-binary:test --students conv3_instance,resnet18_modified_instance",
             "ddfast continual dm_set --data cifar-100-binary:test --resume --json > continual.json",
         ),
     )  # fmt: skip
