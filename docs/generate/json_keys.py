@@ -37,7 +37,7 @@ KEYS: dict[str, dict[str, str]] = {
     "status": {
         "run": "the folder", "finished": "",
         "ledgers": "`name`, `method`, `total`, number of tasks by state, `rate` (tasks a second), `eta` (seconds), and "
-        "`tasks`: `task`, `state`, `owner`, `seconds`, `failure` ...",
+        "`tasks`: `task`, `state`, `owner`, `seconds`, `told` (how far it is), `failure` ...",
         "workers": "`owner`, `done`, `seconds`, `held`, `silent`",
     },
     "retry": {"freed": "names of tasks"},
