@@ -67,7 +67,7 @@ def _add_method(methods: Any, name: str) -> None:
 
 
 def _distill(arguments: argparse.Namespace) -> Answer:
-    from ddfast.evaluation.explain.training import command
+    from ddfast.evaluation.explain import training
     from ddfast.methods import distill_to
     from ddfast.store import read_manifest
 
@@ -81,7 +81,7 @@ def _distill(arguments: argparse.Namespace) -> Answer:
     manifest = read_manifest(arguments.out / "manifest.json")
     count = len(manifest["images"])
     text = f"{count} images in {arguments.out}; {_unread(arguments.out, manifest)}"
-    text += f"next: {command(arguments.out, manifest, str(arguments.data))}"
+    text += f"next: {training.command(arguments.out, manifest, str(arguments.data))}"
     document = {"out": str(arguments.out), "finished": True, "images": count, "manifest": manifest}
     return Answer("" if given.get("quiet") else text, document)
 

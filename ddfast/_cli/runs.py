@@ -12,6 +12,7 @@ from typing import Any
 
 from ddfast._cli.answer import Answer
 from ddfast._cli.parser import command, pair
+from ddfast._machine import cores
 from ddfast._processes import module_command
 from ddfast.runs.preemption import Preempted
 from ddfast.runs.submit import LAUNCHERS
@@ -90,8 +91,9 @@ def launch(arguments: argparse.Namespace, words: Sequence[str], out: Path) -> An
     rest = own.parse_known_args(words)[1]
     count, options = arguments.launch_workers, dict(arguments.launch_option)
     rest += ["--resume"] * ("--resume" not in rest)
-    if arguments.launcher == "local" and count > 1 and getattr(arguments, "processes", 0) is None:
-        rest += ["--processes", "1"]  # each would start one a core
+    if arguments.launcher == "local" and getattr(arguments, "processes", 0) is None:
+        each = str(options.get("tasks_per_node", 1))
+        rest += _processes(arguments.device, count * int(each) if each.isdigit() else count)
     again = module_command("ddfast", *rest)
     logs = out.with_name(f"{out.name}_jobs")
     named = getattr(arguments, "device", "auto").startswith("cuda:")
@@ -108,6 +110,16 @@ def launch(arguments: argparse.Namespace, words: Sequence[str], out: Path) -> An
     print(text, flush=True)  # before they are waited for
     _wait(jobs)
     return Answer("", document)
+
+
+def _processes(device: str, workers: int) -> list[str]:
+    """The option by which several workers on this machine share its cores; each would start a process a core."""
+    from ddfast.runs.device import torch_device
+
+    if workers == 1:
+        return []
+    share = cores() // workers if torch_device(device) == "cpu" else 1
+    return ["--processes", str(max(1, share))]
 
 
 def _wait(jobs: Sequence[Any]) -> None:

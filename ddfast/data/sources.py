@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ddfast._outside import is_safe_path
 from ddfast.data.arrays import ArraySource, open_mnist5k, open_npz
 from ddfast.data.cifar import find_cifar, open_cifar
 from ddfast.data.cifar_npm import is_npm_cifar, open_npm_cifar
@@ -119,8 +120,12 @@ def _split_spec(spec: str) -> tuple[str, str | None]:
 
 def _refuse_other_split(text: str) -> None:
     """Raises where only the words after the colon are wrong."""
-    place, colon, split = text.rpartition(":")
-    if colon and place and (place == "mnist5k" or Path(place).exists()):
+    place, _, split = text.rpartition(":")
+    if not place or not is_safe_path(split):
+        return
+    if place == "mnist5k":
+        open_mnist5k(split)  # says which it has
+    if Path(place).exists():
         hint = f", or open {Path(place) / split}" if (Path(place) / split).is_dir() else ""
         raise ValueError(f"{text!r}: {place} is there; split: got {split!r}, expected {' or '.join(SPLITS)}{hint}")
 

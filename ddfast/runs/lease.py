@@ -146,8 +146,10 @@ class LeaseBook:
 
     def release(self, task: str) -> None:
         """Give the lease back; the task is free at once."""
-        if task in self._told and not self.lost(task):
-            keep_told(self.folder, task, self._told[task])
+        with self._lock:  # a heartbeat may be writing earlier ones
+            text = self._told.pop(task, None)
+            if text is not None and not self.lost(task):
+                keep_told(self.folder, task, text)
         generation = self._forget(task)
         if generation is not None:
             try:

@@ -26,6 +26,7 @@ def describe_overview(overview: Overview, *, tasks: bool = False) -> str:
     if workers:
         lines += ["workers:", *_some(_worker_line(worker) for worker in workers)]
     told = [(ledger.name, task) for ledger in overview.ledgers for task in ledger.tasks if task.told]
+    told.sort(key=lambda one: STATES.index(one[1].state))  # those at work first
     if told:
         lines += [
             "how far:",

@@ -120,7 +120,12 @@ class Task:
 
         Args:
             text: a line; what is beyond 300 characters is cut off.
+
+        Raises:
+            TypeError: it is no text.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"text: got {type(text).__name__}, expected words (str) on how far the task is")
         self.book.tell(self.id, text)
 
     def write_bytes(self, name: str, data: bytes) -> None:

@@ -103,6 +103,7 @@ def train_in_stages(
     total = sum(lesson.config.epochs for lesson in lessons)
     tested = {total} if options.test_epochs is None else set(options.test_epochs)
     gathered = Gathered() if carried else None
+    views = [len(lesson.rows) * lesson.config.epochs for lesson in lessons]
     whole, begun = TrainReport(), 0
     for stage, lesson in enumerate(lessons):
         path = None if options.checkpoint is None else stage_checkpoint(Path(options.checkpoint), stage)
@@ -110,7 +111,7 @@ def train_in_stages(
         part = train_student(
             images[lesson.rows], labels[lesson.rows], student, teacher,
             replace(lesson.config, seed=stage_seed(lesson.config.seed, stage)),
-            on_progress=_through(on_progress, begun, total), gathered=gathered,
+            on_progress=_through(on_progress, begun, total, sum(views[stage + 1 :])), gathered=gathered,
             options=replace(
                 options, checkpoint=path, identity={**options.identity, "stage": stage, "carried": carried},
                 test_epochs={epoch - begun for epoch in tested if begun < epoch <= last},
@@ -119,17 +120,17 @@ def train_in_stages(
         )  # fmt: skip
         whole = _joined(whole, part, begun)
         begun = last
-    views = sum(len(lesson.rows) * lesson.config.epochs for lesson in lessons)
-    return replace(whole, images_per_second=views / max(whole.seconds, 1e-9))
+    return replace(whole, images_per_second=sum(views) / max(whole.seconds, 1e-9))
 
 
-def _through(watch: OnProgress | None, begun: int, total: int) -> OnProgress | None:
-    """Progress of a lesson as that of the whole; the time left is the lesson's."""
+def _through(watch: OnProgress | None, begun: int, total: int, later: int) -> OnProgress | None:
+    """Progress of a lesson as that of the whole; the ``later`` views of further lessons take as long as this one's."""
     if watch is None:
         return None
 
     def show(state: TrainProgress) -> None:
-        watch(replace(state, epoch=begun + state.epoch, epochs=total))
+        after = later / state.images_per_second if later and state.images_per_second > 0 else 0.0
+        watch(replace(state, epoch=begun + state.epoch, epochs=total, eta_seconds=state.eta_seconds + after))
 
     return show
 

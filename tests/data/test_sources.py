@@ -125,7 +125,9 @@ def test_wrong_folders(tmp_path: Path) -> None:
         f"{tmp_path / 'data'}:test": "has no folder 'test'; it holds 2 entries",
         f"{tmp_path / 'data'}:trein": "data is there; split: got 'trein', expected train or val or test$",
         f"{tmp_path}:empty": f"split: got 'empty', expected train or val or test, or open {tmp_path / 'empty'}$",
-        "mnist5k:tset": "mnist5k is there; split: got 'tset', expected train or val or test$",
+        "mnist5k:tset": "split: got 'tset', expected 'train' or 'test' for mnist5k$",
+        f"{tmp_path}:../{tmp_path.name}/empty": "no such folder or file",
+        f"{tmp_path}:": "no such folder or file",
         f"{tmp_path / 'nowhere'}:trein": "no such folder or file",
     }
     for path, message in cases.items():

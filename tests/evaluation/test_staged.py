@@ -19,7 +19,7 @@ from ddfast.evaluation.staging import lessons_of, stages_alike, staging_of
 from ddfast.evaluation.storage import measure
 from ddfast.store import DistilledSet, load
 from ddfast.store.formation import Formation
-from ddfast.train import Lesson, LoopOptions, StudentConfig, stage_parts, train_in_stages, train_student
+from ddfast.train import Lesson, LoopOptions, StudentConfig, TrainProgress, stage_parts, train_in_stages, train_student
 from ddfast.train import loop as training_loop
 from ddfast.train.dsa import apply_dsa, draw_dsa
 from ddfast.train.presets import Case
@@ -102,6 +102,17 @@ def test_training_is_a_plain_loop_over_stages(mode: str, carried: bool) -> None:
     assert error.norm() < 1e-4 * moved.norm()
     other = torch.cat([value.flatten() for value in plain(mode, not carried)])
     assert (torch.cat([w.flatten() for w in wanted]) - other).norm() > 1e-2 * moved.norm()
+
+
+def test_the_time_left_is_that_of_all_lessons() -> None:
+    seen: list[TrainProgress] = []
+    made = lessons("progressive")
+    train_in_stages(*pictures(), network(), None, made, on_progress=seen.append)
+    views = [len(lesson.rows) for lesson in made for _ in range(lesson.config.epochs)]
+    ends = [state for state in seen if state.step == state.steps]
+    assert [(state.epoch, state.epochs) for state in ends] == [(epoch, 12) for epoch in range(1, 13)]
+    left = [state.eta_seconds * state.images_per_second for state in ends]
+    assert left == pytest.approx([sum(views[state.epoch :]) for state in ends])
 
 
 def test_union_is_one_training_of_all_images() -> None:

@@ -153,7 +153,7 @@ def test_labels_of_neighbours_do_not_cover_each_other() -> None:
         assert all(abs(x - a) > 70 or abs(y - b) > 11 for a, b in spots[:place])
 
 
-@pytest.mark.parametrize("high", [3.4e11, 5.01e11, 9e12])
+@pytest.mark.parametrize("high", [3.4e11, 3.4e14, 3.4e17])
 def test_words_under_the_axis_are_neither_cut_nor_touch(high: float) -> None:
     drawing = bubble_chart(
         [Bubble(x, 0.5, 1.0, 1) for x in (1e10, high)], "x", "y", title="t", x_text=flops_text

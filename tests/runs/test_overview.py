@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,46 @@ def test_how_far_a_task_is_in_its_workers_words(tmp_path: Path) -> None:
         finish(ledger, 2)
         assert "how far" not in describe_overview(Lookout(root).look())
         assert not list(root.glob("tasks/*.told.json"))
+
+
+def test_words_of_tasks_at_work_come_first(tmp_path: Path) -> None:
+    tasks = [f"t{number:02d}" for number in range(14)]
+    with make(tmp_path / "run", tasks) as ledger:
+        for name in tasks:
+            task = ledger.claim(name)
+            assert task is not None
+            task.tell(f"at {name}")
+            if name != "t13":
+                task.release()
+        task.book.beat()
+        lines = describe_overview(Lookout(tmp_path / "run").look()).splitlines()
+    place = lines.index("how far:")
+    assert lines[place + 1 : place + 3] == ["  t13, running: at t13", "  t00, waiting: at t00"]
+
+
+def test_a_heartbeat_at_the_moment_of_giving_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with make(tmp_path / "run") as ledger:
+        task = ledger.claim("t0")
+        assert task is not None
+        task.tell("1/2")
+        looked, lost = threading.Event(), task.book.lost
+
+        def looking(name: str) -> bool:
+            beating.start()
+            looked.wait(0.2)  # time for the heartbeat to be in the way
+            return lost(name)
+
+        def beat() -> None:
+            task.book.beat()
+            looked.set()
+
+        beating = threading.Thread(target=beat)
+        monkeypatch.setattr(task.book, "lost", looking)
+        task.release()
+        beating.join()
+        assert describe_overview(Lookout(tmp_path / "run").look()).endswith("t0, waiting: 1/2")
+        with pytest.raises(TypeError, match="text: got NoneType, expected words"):
+            task.tell(None)  # type: ignore[arg-type]
 
 
 def test_words_of_a_worker_that_lost_its_task_are_not_written(tmp_path: Path) -> None:

@@ -200,10 +200,18 @@ def test_the_command_line_hands_on_the_same_command_with_resume(
     assert main(["evaluate", str(tmp_path / "set"), "--resume", "--launcher", "slurm"]) == 0
     assert calls.pop()[:3] == (["evaluate", str(tmp_path / "set"), "--resume"], 4, tmp_path / "set_evaluation_jobs")
     monkeypatch.setattr("ddfast.runs.local_jobs.wait", lambda _: [])
-    for given, passed in (([], ["--processes", "1"]), (["--processes=3"], []), (["--launch-workers=1"], [])):
+    monkeypatch.setattr("ddfast._cli.runs.cores", lambda: 9)
+    some = ["--launch-workers=1", "--launch-option", "tasks_per_node=3"]
+    for given, passed in (
+        ([], ["--processes", "2"]), (["--processes=3"], []),
+        (some, ["--processes", "3"]), (some[:1], []), (["--launch-workers=40"], ["--processes", "1"]),
+    ):  # fmt: skip
         assert main(["evaluate", str(tmp_path / "set"), "--launcher", "local", *given]) == 0
-        kept = [word for word in given if "processes" in word]
+        kept = [word for word in given if word.startswith("--processes")]
         assert calls.pop()[0] == ["evaluate", str(tmp_path / "set"), *kept, "--resume", *passed]
+    monkeypatch.setattr("ddfast.runs.device.torch_device", lambda _: "cuda")
+    assert main(["evaluate", str(tmp_path / "set"), "--launcher", "local"]) == 0
+    assert calls.pop()[0][-2:] == ["--processes", "1"]
     assert main([*run, "--overwrite", *where]) == 1
     assert "not with --launcher" in capsys.readouterr().err
     assert main([*run, "--shard", "0/4", *where]) == 1
