@@ -106,6 +106,8 @@ class LeaseBook:
         if not self._create(task, generation):
             return None
         self._seen.pop(task, None)
+        if generation:
+            discard([told_path(self.folder, task)])  # an earlier attempt's words
         with self._lock:
             self._held[task] = generation
             self._lost.discard(task)

@@ -114,8 +114,13 @@ def test_how_far_a_task_is_in_its_workers_words(tmp_path: Path) -> None:
         assert overview.as_json()["ledgers"][0]["tasks"][1] == {
             "task": "t1", "state": "waiting", "told": "2/50 iterations",
         }  # fmt: skip
-        finish(ledger, 2)
-        assert "how far" not in describe_overview(Lookout(root).look())
+        finish(ledger, 1)
+        task = ledger.claim("t1")
+        assert task is not None
+        assert "how far" not in describe_overview(Lookout(root).look())  # at work again, and has said nothing yet
+        task.tell("3/50 iterations")
+        task.book.beat()
+        task.complete()
         assert not list(root.glob("tasks/*.told.json"))
 
 
